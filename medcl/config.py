@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medcl.errors import MedclError
@@ -164,21 +165,35 @@ class Training(Section):
     save_every_s: Positive = Field(60.0, description="seconds between checkpoints")
 
 
+class Options(BaseModel):
+    """A name and the keyword arguments of the constructor it stands for."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="a registered name, or file.py:Class")
+
+    @model_validator(mode="before")
+    @classmethod
+    def name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Network(Options):
+    """The network every arm shares; further keys are the options of that network."""
+
+    name: str = Field("unet", description="an entry of NETWORKS, or file.py:Class")
+
+
 class Pretrain(Training):
     """One pretext task."""
 
-    objective: dict[str, Any] = Field(
+    objective: Options = Field(
         description="`name` (or file.py:Class) and the options of that objective"
     )
     steps: Count = Field(description="optimiser steps")
     seeds: Count = Field(
         1, description="pretrainings with different seeds, assigned to replicates in turn"
     )
-
-    @field_validator("objective", mode="before")
-    @classmethod
-    def name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
 
 class Finetune(Training):
@@ -208,15 +223,6 @@ class Arm(Section):
     """One way of training; without `pretrain` it starts from scratch."""
 
     pretrain: Pretrain | None = Field(None, description="the pretext task; absent: from scratch")
-
-
-class Network(Section):
-    """The network every arm shares."""
-
-    name: str = Field("unet", description="an entry of NETWORKS")
-    width: Count = Field(16, description="channels of the first level; doubled at each further one")
-    width_max: Count = Field(256, description="most channels of a level")
-    norm: Literal["instance", "batch"] = Field("instance", description="normalisation layers")
 
 
 class Predict(Section):
@@ -306,7 +312,7 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
     problems: list[str] = []
     dataset_file = file
     if isinstance(raw.get("dataset"), str):
-        dataset_file = raw["dataset"]
+        dataset_file = _find(raw["dataset"])
         raw = {**raw, "dataset": _read(dataset_file, asked_by=f"{file}: dataset")}
     dataset = raw.get("dataset")
     if isinstance(dataset, Mapping):
@@ -335,8 +341,6 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
 
 def load_section(model: type[S], text_or_file: str) -> S:
     """Read one section from a YAML file or from YAML (or JSON) text."""
-    import yaml
-
     try:
         is_file = Path(text_or_file).is_file()
     except OSError:  # text longer than a file name may be
@@ -351,9 +355,13 @@ def load_section(model: type[S], text_or_file: str) -> S:
         ) from None
 
 
-def _read(file: str, *, asked_by: str | None = None) -> dict[str, Any]:
-    import yaml
+def _find(file: str) -> str:
+    """A shipped file is found from any working folder."""
+    shipped = SCHEMAS.parent.parent / file
+    return str(shipped) if not Path(file).exists() and shipped.exists() else file
 
+
+def _read(file: str, *, asked_by: str | None = None) -> dict[str, Any]:
     where = f"{asked_by}: " if asked_by else ""
     try:
         raw = read_yaml(file)
@@ -435,32 +443,34 @@ def _suggest(word: str, valid: list[str]) -> str:
 
 
 def _option_problems(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Check objective options against the schema generated from the constructors."""
-    schema_file = SCHEMAS / "objectives.json"
-    if not schema_file.exists():
-        return
-    schemas = read_json(schema_file)
+    """Check the options of objectives and network against the schemas of their constructors."""
     arms = raw.get("arms")
     for name, arm in arms.items() if isinstance(arms, Mapping) else ():
         pretrain = arm.get("pretrain") if isinstance(arm, Mapping) else None
-        given = pretrain.get("objective") if isinstance(pretrain, Mapping) else None
-        options = {"name": given} if isinstance(given, str) else given
-        where = f"arms.{name}.pretrain.objective"
-        if not isinstance(options, Mapping):
-            continue
-        objective = options.get("name")
-        if objective is None:
-            yield f"{where}.name: this key is required; one of {', '.join(schemas)}, or file.py:Class"
-        elif ":" in str(objective):
-            continue  # from outside the tree: its own constructor checks it
-        elif objective not in schemas:
-            near = difflib.get_close_matches(str(objective), list(schemas), 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(schemas)}"
-            yield f"{where}.name: no objective '{objective}'; {hint}"
-        else:
-            yield from _schema_problems(
-                where, {k: v for k, v in options.items() if k != "name"}, schemas[objective]
-            )
+        if isinstance(pretrain, Mapping) and "objective" in pretrain:
+            where = f"arms.{name}.pretrain.objective"
+            yield from _check_options(where, pretrain["objective"], "objectives.json")
+    if "network" in raw:
+        yield from _check_options("network", raw["network"], "networks.json")
+
+
+def _check_options(where: str, given: Any, schema_file: str) -> Iterator[str]:
+    if not (SCHEMAS / schema_file).exists():
+        return
+    schemas = read_json(SCHEMAS / schema_file)
+    options = {"name": given} if isinstance(given, str) else given
+    if not isinstance(options, Mapping):
+        return
+    name = str(options.get("name", "unet" if where == "network" else None))
+    if ":" in name or name == "None":
+        return  # from outside the tree: its own constructor checks it
+    if name not in schemas:
+        near = difflib.get_close_matches(name, list(schemas), 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(schemas)}"
+        yield f"{where}.name: no such entry '{name}'; {hint}, or file.py:Class"
+        return
+    rest = {key: value for key, value in options.items() if key != "name"}
+    yield from _schema_problems(where, rest, schemas[name])
 
 
 def _schema_problems(

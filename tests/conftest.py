@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("medcl", "beartype.beartype")
+install_import_hook("medcl", "typechecker.check")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,0 +1,56 @@
+"""Pretext tasks by name. A new one is one file here and one line below, or `file.py:Class`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medcl.config import Voxels
+from medcl.errors import MedclError
+from medcl.networks.unet import UNet
+from medcl.objectives.base import Objective
+from medcl.objectives.mae import MAE
+from medcl.objectives.voco import VoCo
+from medcl.options import check, resolve, schemas
+from medcl.views.augment import Spacing
+
+OBJECTIVES: dict[str, type[Objective]] = {"mae": MAE, "voco": VoCo}
+
+
+def build(
+    options: Mapping[str, Any], network: UNet, *, crop: Voxels, spacing: Spacing
+) -> Objective:
+    """Build the objective called `options["name"]`; the other options are its keyword arguments.
+
+    `crop` (voxels) and `spacing` (mm) are the plan's; an option `crop` wins. Raises MedclError for
+    an unknown name or option, a value out of range, and a crop the network cannot halve as often
+    as it has to.
+    """
+    if "name" not in options:
+        raise MedclError(f"objective.name: this key is required; one of {', '.join(OBJECTIVES)}")
+    name = str(options["name"])
+    kind = resolve(OBJECTIVES, name, "objective")
+    if not issubclass(kind, Objective):
+        raise MedclError(f"objective {name}: {kind.__name__} is no medcl.objectives.base.Objective")
+    given = {key: value for key, value in options.items() if key != "name"}
+    checked = check(kind, given, f"objective {name}")
+    if "crop" in checked:
+        checked["crop"] = checked["crop"] or crop
+        _fits(checked["crop"], network, name)
+    return kind(network, spacing, **checked)
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of the options of every objective, from the constructors."""
+    return schemas(OBJECTIVES)
+
+
+def _fits(crop: Voxels, network: UNet, name: str) -> None:
+    needed = [1] * network.dims
+    for stride in network.strides:
+        needed = [total * step for total, step in zip(needed, stride, strict=True)]
+    if any(side % step for side, step in zip(crop, needed, strict=True)):
+        raise MedclError(
+            f"objective {name}: crop: {tuple(crop)} voxels are no multiple of {tuple(needed)}, by "
+            "which the network goes down; choose another `crop`"
+        )

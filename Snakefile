@@ -1,0 +1,55 @@
+"""medcl: from files to the answer, as one workflow. See README.md and config/README.md."""
+
+from medcl import workflow as medcl_workflow
+
+medcl_workflow.use_this_interpreter()
+
+# A plain `configfile:` would fill the gaps of a user's own file with the demo's values.
+if not workflow.configfiles:
+
+    configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+study = medcl_workflow.flow(
+    config, workflow.configfiles, workflow.config_settings.config, workflow.basedir
+)
+
+
+# Built from workflow/medcl.def for those who run with `--sdm apptainer`; otherwise unused.
+container: "medcl.sif"
+
+
+wildcard_constraints:
+    arm="|".join(study.study.arms),
+    labelled=r"\d+",
+    replicate=r"\d+",
+    seed=r"\d+",
+
+
+onstart:
+    study.write_resolved()
+
+
+onerror:
+    shell(
+        "python -m medcl report --study {study.root}/config.resolved.yaml --out {study.root} --partial"
+    )
+
+
+rule all:
+    default_target: True
+    input:
+        study.targets(),
+    localrule: True
+
+
+include: "workflow/rules/phantom.smk"
+include: "workflow/rules/ingest.smk"
+include: "workflow/rules/split.smk"
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/preprocess.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/predict.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"

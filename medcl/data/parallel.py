@@ -1,0 +1,86 @@
+"""The same work on many cases, in this process or in several."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+from medcl.errors import MedclError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+EVERY_S = 5.0  # seconds between progress lines
+
+
+def in_processes(
+    work: Callable[[T], R], items: Sequence[T], threads: int
+) -> Iterator[tuple[T, R | Exception]]:
+    """Yield each item with its result, or with the exception its work raised, as they are done.
+
+    `work` is a function of a module, and items and results can be pickled. With one thread all
+    is done here, in order. Raises MedclError if a process is killed, as for lack of memory.
+    """
+    threads = min(threads, len(items))
+    if threads <= 1:
+        for item in items:
+            yield item, _attempt(work, item)
+        return
+    # Spawned: a fork would copy locks that other threads of this process hold.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(threads, mp_context=context, initializer=_end_with_parent) as pool:
+        futures = {pool.submit(_attempt, work, item): item for item in items}
+        try:
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()
+        except BrokenProcessPool:
+            raise MedclError(
+                f"one of {threads} processes was killed, most likely for lack of memory; what is "
+                "done is kept: start again with fewer --threads"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Progress:
+    """A line now and then: how many are done, how fast, and the time that is left."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self.start = self.shown = time.monotonic()
+
+    def step(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.shown < EVERY_S and self.done < self.total:
+            return
+        self.shown = now
+        rate = self.done / max(now - self.start, 1e-9)
+        left = (self.total - self.done) / rate
+        print(f"{self.what}: {self.done}/{self.total}, {rate:.1f}/s, {left:.0f} s left", flush=True)
+
+
+def _attempt(work: Callable[[T], R], item: T) -> R | Exception:
+    try:
+        return work(item)
+    except Exception as error:  # any: a bad case never stops the others
+        return error
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, even by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

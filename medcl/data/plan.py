@@ -1,0 +1,282 @@
+"""The plan: what the images of the pool say about spacing, crop, strides and intensities.
+
+Every choice follows from the fingerprint of the pool's images; no label and no image of a
+validation or test subject is looked at. A key the user gives wins and is marked `given`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from medcl.config import Dataset, Intensity
+from medcl.data.body import find_body
+from medcl.data.strides import (
+    Spacing,
+    Triple,
+    check_divisible,
+    check_strides,
+    dividing_strides,
+    fit_crop,
+    natural_strides,
+    product,
+    shrunk,
+    triple,
+)
+from medcl.data.volume import Volume, reorient
+from medcl.errors import MedclError
+from medcl.files import read_yaml, sha256_of
+
+FORMAT = 1
+ORIENTATION = "RAS"
+
+ANISOTROPIC = 3.0  # from here on the thick axis is planned apart from the others
+THICK_PERCENTILE = 10  # of the thick axis' spacings: thinner slices need not be thrown away
+PERCENTILES = (0.5, 1, 5, 25, 50, 75, 95, 99, 99.5)
+SAMPLE = 10_000  # body voxels of a volume in the fingerprint
+CT_BODY_HU = -500.0  # between lung or fat and air
+CT_RANGE_HU = (-1024.0, 3071.0)  # twelve bits of HU: what lies outside is metal or padding
+# Per cent of the body's voxels. Uptake worth seeing is in the last per cent of PET.
+LIMITS = {"PET": (0.0, 99.9)}
+LIMITS_OTHERWISE = (1.0, 99.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All derived choices. Spacing (mm), crop (voxels) and strides are along the RAS axes.
+
+    `classes` is ordered by value: class k of a network's output is the k-th, 0 the background.
+    `body_threshold` parts body from air (HU); None: found in each volume.
+    """
+
+    modality: str
+    classes: dict[str, int]
+    spacing: Spacing
+    crop: Triple
+    strides: tuple[Triple, ...]
+    channels: int
+    intensity: Intensity
+    body_threshold: float | None
+    threads: int
+    fingerprint: dict[str, Any]
+    given: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Label value of each channel of a network's output, the background's 0 first."""
+        return (0, *self.classes.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of plan.yaml: plain numbers, strings, lists and mappings."""
+        return {
+            "format": FORMAT,
+            "dims": 3,
+            "modality": self.modality,
+            "classes": dict(self.classes),
+            "orientation": ORIENTATION,
+            "channels": self.channels,
+            "spacing": list(self.spacing),
+            "crop": list(self.crop),
+            "strides": [list(stride) for stride in self.strides],
+            "intensity": self.intensity.model_dump(),
+            "body": {
+                "rule": "otsu" if self.body_threshold is None else "threshold",
+                "threshold": self.body_threshold,
+            },
+            "threads": self.threads,
+            "given": list(self.given),
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], *, where: str = "plan") -> Plan:
+        """Raises MedclError if `content` was written by another format of the plan."""
+        if content.get("format") != FORMAT:
+            raise MedclError(
+                f"{where}: format {content.get('format')} of the plan, this version reads "
+                f"{FORMAT}; run plan again"
+            )
+        strides = tuple(triple(stride) for stride in content["strides"])
+        x, y, z = content["spacing"]
+        return cls(
+            modality=content["modality"],
+            classes=_by_value(content["classes"]),
+            spacing=(float(x), float(y), float(z)),
+            crop=triple(content["crop"]),
+            strides=strides,
+            channels=content["channels"],
+            intensity=Intensity.model_validate(content["intensity"]),
+            body_threshold=content["body"]["threshold"],
+            threads=content["threads"],
+            fingerprint=content["fingerprint"],
+            given=tuple(content["given"]),
+        )
+
+    def preparation_sha256(self) -> str:
+        """Hash of what decides a prepared volume, not of what only training uses."""
+        keys = ("classes", "orientation", "channels", "spacing", "intensity", "body")
+        return sha256_of({key: self.to_dict()[key] for key in keys})
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read plan.yaml; raises MedclError if it is missing or of another format."""
+    try:
+        content = read_yaml(path)
+    except FileNotFoundError:
+        raise MedclError(f"{path}: no such file; run plan first") from None
+    return Plan.from_dict(content, where=str(path))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the plan needs to know of one image; lengths along the RAS axes."""
+
+    case: str
+    shape: Triple
+    spacing: Spacing
+    body_mm: tuple[float, float, float]
+    sample: Float32[np.ndarray, "C N"]
+
+
+def body_threshold(modality: str) -> float | None:
+    """The value that parts body from air (HU), where the modality has one."""
+    return CT_BODY_HU if modality == "CT" else None
+
+
+def measure(case: str, volume: Volume, modality: str) -> Measured:
+    """Measure one image of the pool."""
+    volume = reorient(volume, ORIENTATION)
+    body = find_body(volume, threshold=body_threshold(modality))
+    x, y, z = (
+        (high - low) * spacing for low, high, spacing in zip(*body.box, volume.spacing, strict=True)
+    )
+    values = body.values(volume.array)
+    values = values[:, :: max(1, math.ceil(values.shape[1] / SAMPLE))]
+    return Measured(case, volume.shape, volume.spacing, (x, y, z), values.astype(np.float32))
+
+
+def make_plan(measured: Sequence[Measured], dataset: Dataset, *, cases: int) -> Plan:
+    """Derive the plan; `cases` is the number of pool images, of which `measured` were read.
+
+    Raises MedclError if the images differ in channels or given keys contradict one another.
+    """
+    channels = _same_channels(measured)
+    keys = dataset.plan
+    spacing = keys.spacing or _spacing([image.spacing for image in measured])
+    needed = triple(
+        max(1, math.ceil(mm / step - 1e-6))
+        for mm, step in zip(np.median([i.body_mm for i in measured], axis=0), spacing, strict=True)
+    )
+    if keys.crop and keys.strides:
+        crop, strides = keys.crop, check_strides(tuple(keys.strides))
+        check_divisible(crop, strides)
+    elif keys.crop:
+        crop, strides = keys.crop, dividing_strides(keys.crop, spacing)
+    elif keys.strides:
+        strides = check_strides(tuple(keys.strides))
+        crop = fit_crop(needed, spacing, product(strides))
+    else:
+        strides = natural_strides(shrunk(needed, spacing), spacing)
+        crop = fit_crop(needed, spacing, product(strides))
+    fingerprint = _fingerprint(measured, cases)
+    return Plan(
+        modality=dataset.modality,
+        classes=_by_value(dataset.classes),
+        spacing=spacing,
+        crop=crop,
+        strides=strides,
+        channels=channels,
+        intensity=_intensity(
+            dataset.modality, keys.intensity, fingerprint["intensity_percentiles"]
+        ),
+        body_threshold=body_threshold(dataset.modality),
+        threads=keys.threads or 1,
+        fingerprint=fingerprint,
+        given=tuple(sorted(keys.model_dump(exclude_none=True))),
+    )
+
+
+def _spacing(spacings: Sequence[Spacing]) -> Spacing:
+    table = np.array(spacings)
+    target = np.median(table, axis=0)
+    thick = int(target.argmax())
+    others = np.delete(target, thick)
+    if target[thick] >= ANISOTROPIC * others.min():
+        thin = np.percentile(table[:, thick], THICK_PERCENTILE)
+        target[thick] = max(thin, others.max())
+    x, y, z = (round(float(mm), 6) for mm in target)
+    return x, y, z
+
+
+def _intensity(modality: str, given: Intensity | None, percentiles: list[list[float]]) -> Intensity:
+    """The modality's rule, or the given one; what it leaves open is filled."""
+    rule = given.rule if given else "window" if modality == "CT" else "percentiles"
+    if rule == "zscore":
+        return Intensity(rule=rule)
+    if rule == "percentiles":
+        low, high = LIMITS.get(modality, LIMITS_OTHERWISE)
+    else:
+        low, high = min(row[0] for row in percentiles), max(row[-1] for row in percentiles)
+        if modality == "CT":
+            low, high = (float(np.clip(round(value), *CT_RANGE_HU)) for value in (low, high))
+        high = high if high > low else low + 1
+    if given and given.low is not None:
+        low = given.low
+    if given and given.high is not None:
+        high = given.high
+    if not low < high:
+        raise MedclError(f"plan.intensity: low {low} is not below high {high}; change one of them")
+    return Intensity(rule=rule, low=low, high=high)
+
+
+def _fingerprint(measured: Sequence[Measured], cases: int) -> dict[str, Any]:
+    shapes = np.array([image.shape for image in measured])
+    spacings = np.array([image.spacing for image in measured])
+    bodies = np.array([image.body_mm for image in measured])
+    sample = np.concatenate([image.sample for image in measured], axis=1)
+    median = np.median(spacings, axis=0)
+    return {
+        "cases": cases,
+        "images_read": len(measured),
+        "shape_median": _rounded(np.median(shapes, axis=0)),
+        "shape_range": [shapes.min(axis=0).tolist(), shapes.max(axis=0).tolist()],
+        "spacing_median": _rounded(median),
+        "spacing_range": [_rounded(spacings.min(axis=0)), _rounded(spacings.max(axis=0))],
+        "anisotropy": _rounded([median.max() / median.min()])[0],
+        "body_mm_median": _rounded(np.median(bodies, axis=0)),
+        "body_mm_range": [_rounded(bodies.min(axis=0)), _rounded(bodies.max(axis=0))],
+        "percentiles": list(PERCENTILES),
+        "intensity_percentiles": [
+            _rounded(np.percentile(channel, PERCENTILES)) for channel in sample
+        ],
+    }
+
+
+def _same_channels(measured: Sequence[Measured]) -> int:
+    counts: dict[int, list[str]] = {}
+    for image in measured:
+        counts.setdefault(len(image.sample), []).append(image.case)
+    if len(counts) > 1:
+        listed = "; ".join(
+            f"{channels} channels: {len(names)} cases, such as {names[0]}"
+            for channels, names in sorted(counts.items())
+        )
+        raise MedclError(
+            f"the pool's images differ in channels ({listed}); exclude the cases of one kind"
+        )
+    return next(iter(counts))
+
+
+def _by_value(classes: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(classes.items(), key=lambda item: item[1]))
+
+
+def _rounded(values: Any) -> list[float]:
+    """Six significant digits: enough to read, and equal wherever the images are."""
+    return [float(f"{float(value):.6g}") for value in values]

@@ -1,0 +1,447 @@
+"""Layouts of datasets: where images and labels lie, and what each case is called.
+
+A case is named after its file or folder, so that its name stays when others come or go. Nothing
+is opened here but tables; whether a file is any good is for `data/checks.py` to say.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import glob
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from medcl.config import Source
+from medcl.data.cases import COLUMNS
+from medcl.data.checks import Finding
+from medcl.data.dicom import is_dicom
+from medcl.data.volume import SUFFIXES
+from medcl.errors import MedclError
+from medcl.files import read_json
+
+MODALITIES = ("CT", "MR", "PET", "US", "other")
+TABLE_COLUMNS = ("case", "subject", "visit", "image", "label", "modality")
+TABLES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One input. `image` is a file or a folder with a DICOM series.
+
+    subject None: the DICOM header or the case name says. modality None: header or dataset say.
+    """
+
+    case: str
+    image: str | None
+    source: str
+    label: str | None = None
+    subject: str | None = None
+    visit: str = ""
+    modality: str | None = None
+    channels: int = 1
+    extra: dict[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    skipped: bool = False
+
+    def but(self, *findings: Finding, skipped: bool = False) -> Entry:
+        """The same entry with more findings."""
+        return replace(self, findings=(*self.findings, *findings), skipped=skipped or self.skipped)
+
+
+def list_entries(sources: Iterable[Source], root: str = ".") -> list[Entry]:
+    """Every input of every source, in order; raises MedclError where a source finds nothing."""
+    entries: list[Entry] = []
+    for index, source in enumerate(sources):
+        where = f"sources[{index}]"
+        path = Path(root) / source.path
+        if not path.exists():
+            raise MedclError(
+                f"{where}.path: {path} does not exist; paths are relative to the dataset's root"
+            )
+        found = list(LAYOUTS[source.layout](source, path, where))
+        if not found:
+            raise MedclError(
+                f"{where}: no images in {path} (layout {source.layout}); "
+                "check the path, the layout and its patterns"
+            )
+        found = [_with_subject(entry, source, where) for entry in found]
+        if source.modality is not None:
+            if source.modality not in MODALITIES:
+                raise MedclError(
+                    f"{where}.modality: '{source.modality}' is none of {', '.join(MODALITIES)}"
+                )
+            found = [replace(e, modality=e.modality or source.modality) for e in found]
+        entries += _exclude(found, source, where)
+    return _refuse_duplicates(entries)
+
+
+def guess_sources(path: Path) -> list[Source]:
+    """The layout of a folder or file nobody described; paths are seen from the working folder."""
+    if not path.exists():
+        raise MedclError(f"{path}: no such file or folder; check --source")
+    text = str(path)
+    if path.is_file():
+        return [Source(layout="csv" if path.suffix.lower() in TABLES else "files", path=text)]
+    if (path / "dataset.json").is_file():
+        return [Source(layout="msd", path=text)]
+    for images, labels in (("imagesTr", "labelsTr"), ("images", "labels")):
+        if (path / images).is_dir() and (path / labels).is_dir():
+            return [_guess_folders(path, images, labels)]
+    if any(_holds_dicom(files) for _, files in _walk(path)):
+        return [Source(layout="dicom", path=text)]
+    return [Source(layout="files", path=text)]
+
+
+def _guess_folders(path: Path, images: str, labels: str) -> Source:
+    endings = {
+        folder: Counter(
+            suffix for file in _visible(path / folder) if (suffix := _suffix(file.name))
+        ).most_common(1)
+        for folder in (images, labels)
+    }
+    if not endings[images]:
+        raise MedclError(f"{path / images}: no images ({', '.join(SUFFIXES)}); check --source")
+    ending = endings[images][0][0]
+    names = [file.name.removesuffix(ending) for file in _visible(path / images)]
+    channel = _channel_mark(path / images, names)
+    label = endings[labels][0][0] if endings[labels] else ending
+    return Source(
+        layout="folders",
+        path=str(path),
+        images=f"{images}/{{subject}}{channel}{ending}",
+        labels=f"{labels}/{{subject}}{label}",
+    )
+
+
+def _channel_mark(folder: Path, names: list[str]) -> str:
+    """nnU-Net's `_0000` behind every name, or nothing."""
+    if not names or not all(re.search(r"_\d{4}$", name) for name in names):
+        return ""
+    if several := [name for name in names if not name.endswith("_0000")]:
+        raise MedclError(
+            f"{folder}: several files per case ({several[0]}); describe the one to use in a "
+            "dataset YAML, layout folders, images: imagesTr/{subject}_0000.nii.gz"
+        )
+    return "_0000"
+
+
+def _files(source: Source, path: Path, where: str) -> Iterator[Entry]:
+    """Every volume of a folder, or a single one."""
+    if path.is_file():
+        yield Entry(_name(path.name), str(path), source.path)
+        return
+    for _, files in _walk(path):
+        for file in files:
+            if _suffix(file.name):
+                yield Entry(_name(str(file.relative_to(path))), str(file), source.path)
+
+
+def _folders(source: Source, path: Path, where: str) -> Iterator[Entry]:
+    """Patterns with {subject} and optionally {visit}; a folder that matches is a DICOM series."""
+    if not source.images:
+        raise MedclError(
+            f"{where}.images: this key is required by layout folders, "
+            "such as images/{subject}.nii.gz"
+        )
+    images = _match(path, source.images, f"{where}.images")
+    labels = _match(path, source.labels, f"{where}.labels") if source.labels else []
+    if source.labels and ("{visit}" in source.images) != ("{visit}" in source.labels):
+        raise MedclError(f"{where}: {{visit}} stands in one of images and labels; use it in both")
+    label_of = defaultdict(list)
+    for key, file in labels:
+        label_of[key].append(str(file))
+    for (subject, visit), file in images:
+        matched = label_of.pop((subject, visit), [None]) if source.labels else [None]
+        entry = Entry(
+            _name(f"{subject}_{visit}" if visit else subject),
+            str(file),
+            source.path,
+            matched[0],
+            subject,
+            visit,
+        )
+        if len(matched) > 1:
+            several = Finding(
+                "several_labels",
+                "error",
+                f"{file}: {len(matched)} labels match, {', '.join(map(str, matched))}",
+                "make the pattern of the labels narrower",
+            )
+            entry = entry.but(several)
+        yield entry
+    for (subject, visit), files in label_of.items():
+        name = _name(f"{subject}_{visit}" if visit else subject)
+        for label in files:
+            yield Entry(name, None, source.path, label, subject, visit).but(_lonely(label))
+    yield from _not_used({file for _, file in (*images, *labels)}, source)
+
+
+def _match(root: Path, pattern: str, where: str) -> list[tuple[tuple[str, str], Path]]:
+    """((subject, visit), path) of all that match, sorted by path."""
+    wrong = [name for name in re.findall(r"{(.*?)}", pattern) if name not in ("subject", "visit")]
+    if wrong or "{subject}" not in pattern or "**" in pattern:
+        raise MedclError(
+            f"{where}: '{pattern}' must hold {{subject}}, may hold {{visit}} and *, nothing else"
+        )
+    wild, regex, seen = "", "", set()
+    for part in re.split(r"({subject}|{visit}|\*)", pattern.removeprefix("./")):
+        if part in ("{subject}", "{visit}"):
+            name = part.strip("{}")
+            wild += "*"
+            regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
+            seen.add(name)
+        else:
+            wild += part if part == "*" else glob.escape(part)
+            regex += "[^/]*" if part == "*" else re.escape(part)
+    found = []
+    for path in sorted(root.glob(wild)):
+        text = path.relative_to(root).as_posix()
+        if (match := re.fullmatch(regex, text)) and not path.name.startswith("."):
+            found.append(((match["subject"], match.groupdict().get("visit") or ""), path))
+    return found
+
+
+def _csv(source: Source, path: Path, where: str) -> Iterator[Entry]:
+    """One row, one case; paths in the table are relative to it. Other columns are kept."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+        columns = _columns(source, list(reader.fieldnames or ()), path, where)
+        rows = list(reader)
+    for number, row in enumerate(rows, start=2):
+        values = {ours: (row.get(theirs) or "").strip() for ours, theirs in columns.items()}
+        image, label = (
+            str(path.parent / values[key]) if values.get(key) else None
+            for key in ("image", "label")
+        )
+        subject, visit = values.get("subject") or None, values.get("visit", "")
+        stem = "_".join(filter(None, (subject, visit))) or Path(image or label or "row").name
+        modality = values.get("modality") or None
+        extra = {
+            (name if name not in COLUMNS else f"table_{name}"): value or ""
+            for name, value in row.items()
+            if name and name not in columns.values()
+        }
+        name = _name(values.get("case") or stem)
+        entry = Entry(name, image, source.path, label, subject, visit, modality, 1, extra)
+        if image is None:
+            missing = Finding(
+                "missing_image_file", "error", f"{path}:{number}: no image", "fill in the column"
+            )
+            entry = entry.but(_lonely(label) if label else missing)
+        if modality is not None and modality not in MODALITIES:
+            entry = replace(entry, modality=None).but(
+                Finding(
+                    "unknown_modality",
+                    "error",
+                    f"{path}:{number}: modality '{modality}'",
+                    f"write one of {', '.join(MODALITIES)}",
+                )
+            )
+        yield entry
+
+
+def _columns(source: Source, header: list[str], path: Path, where: str) -> dict[str, str]:
+    """Our column name -> the table's."""
+    for ours in source.columns:
+        if ours not in TABLE_COLUMNS:
+            raise MedclError(
+                f"{where}.columns.{ours}: no such column; use {', '.join(TABLE_COLUMNS)}"
+            )
+    columns = {name: name for name in TABLE_COLUMNS if name in header} | source.columns
+    for ours, theirs in columns.items():
+        if theirs not in header:
+            near = difflib.get_close_matches(theirs, header, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(header)}"
+            raise MedclError(f"{where}.columns.{ours}: {path} has no column '{theirs}'; {hint}")
+    if "image" not in columns:
+        raise MedclError(
+            f"{path}: no column 'image', only {', '.join(header)}; "
+            f"rename one, or name it in {where}.columns"
+        )
+    return columns
+
+
+def _msd(source: Source, path: Path, where: str) -> Iterator[Entry]:
+    """Medical Segmentation Decathlon: what dataset.json lists; its tests have no labels."""
+    table = path / "dataset.json"
+    try:
+        content: Any = read_json(table)
+        names = content.get("modality") or content.get("channel_names") or {}
+        if "training" not in content and "file_ending" in content:
+            yield from _nnunet(source, path, where, content["file_ending"], len(names))
+            return
+        listed = [(item["image"], item["label"]) for item in content["training"]]
+        listed += [
+            (item["image"] if isinstance(item, dict) else item, None)
+            for item in content.get("test") or []
+        ]
+    except FileNotFoundError:
+        raise MedclError(f"{where}.path: {path} has no dataset.json; is the layout msd?") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MedclError(
+            f"{table}: not a table of the Decathlon ({type(error).__name__}: {error}); "
+            "it needs `training` with `image` and `label`"
+        ) from None
+    channels = max(1, len(names))
+    used = set()
+    for image, label in listed:
+        files = [path / item if item else None for item in (image, label)]
+        used |= {file for file in files if file}
+        yield Entry(
+            _name(Path(image).name),
+            str(files[0]),
+            source.path,
+            str(files[1]) if files[1] else None,
+            channels=channels,
+        )
+    yield from _not_used(used, source)
+
+
+def _nnunet(source: Source, path: Path, where: str, ending: str, channels: int) -> Iterator[Entry]:
+    """nnU-Net's raw folder, whose dataset.json lists no files."""
+    if channels > 1:
+        raise MedclError(
+            f"{where}: {path} stores {channels} files per case; choose one by layout folders, "
+            f"images: imagesTr/{{subject}}_0000{ending}"
+        )
+    for images, labels in (("imagesTr", f"labelsTr/{{subject}}{ending}"), ("imagesTs", None)):
+        pattern = f"{images}/{{subject}}_0000{ending}"
+        settings = {"layout": "folders", "path": source.path, "images": pattern, "labels": labels}
+        yield from _folders(Source.model_validate(settings), path, where)
+
+
+def _dicom(source: Source, path: Path, where: str) -> Iterator[Entry]:
+    """Every folder with DICOM files is one series."""
+    used = set()
+    for folder, files in _walk(path):
+        if _holds_dicom(files):
+            relative = folder.relative_to(path)
+            name = str(relative) if relative.parts else folder.resolve().name
+            yield Entry(_name(name), str(folder), source.path)
+        else:
+            used.update(file for file in files if _suffix(file.name))
+    for file in sorted(used):
+        yield _skipped(file, source)
+
+
+LAYOUTS = {"files": _files, "folders": _folders, "csv": _csv, "msd": _msd, "dicom": _dicom}
+
+
+def _not_used(used: set[Path], source: Source) -> Iterator[Entry]:
+    """Volumes that lie beside used ones and belong to no case: said, not passed over."""
+    for folder in sorted({file.parent for file in used}):
+        for file in _visible(folder) if folder.is_dir() else ():
+            if file not in used and _suffix(file.name):
+                yield _skipped(file, source)
+
+
+def _skipped(file: Path, source: Source) -> Entry:
+    reason = f"{file}: belongs to no case of layout {source.layout}"
+    finding = Finding("not_used", "info", reason, "change the pattern or table to use it")
+    return Entry(_name(file.name), str(file), source.path).but(finding, skipped=True)
+
+
+def _lonely(label: str) -> Finding:
+    return Finding(
+        "label_without_image",
+        "error",
+        f"{label}: a label without an image",
+        "supply the image, or remove the label",
+    )
+
+
+def _with_subject(entry: Entry, source: Source, where: str) -> Entry:
+    if source.subject is None or entry.skipped:
+        return entry
+    try:
+        match = re.search(source.subject, entry.case)
+        subject = match and match[1]
+    except (re.error, IndexError) as error:
+        raise MedclError(
+            f"{where}.subject: '{source.subject}': {error}; write a regular expression with a "
+            "group, such as (sub\\d+)_"
+        ) from None
+    if subject:
+        return replace(entry, subject=subject)
+    return entry.but(
+        Finding(
+            "unknown_subject",
+            "error",
+            f"{entry.case}: '{source.subject}' finds no subject in the name",
+            f"widen {where}.subject, or exclude the case",
+        )
+    )
+
+
+def _exclude(entries: list[Entry], source: Source, where: str) -> list[Entry]:
+    names = [entry.case for entry in entries]
+    for name in source.exclude:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean '{near[0]}'?" if near else "see the names in ingest.json"
+            raise MedclError(f"{where}.exclude: no case is called '{name}'; {hint}")
+    told = Finding("excluded", "info", f"left out by {where}.exclude")
+    return [e.but(told, skipped=True) if e.case in source.exclude else e for e in entries]
+
+
+def _refuse_duplicates(entries: list[Entry]) -> list[Entry]:
+    """Two inputs of one name: the same file is used once, different files are both refused."""
+    groups = defaultdict(list)
+    for index, entry in enumerate(entries):
+        if not entry.skipped:
+            groups[entry.case].append(index)
+    for name, indices in groups.items():
+        if len(indices) == 1:
+            continue
+        inputs = [entries[i].image or entries[i].label or "" for i in indices]
+        same = len({os.path.realpath(path) for path in inputs}) == 1
+        for index in indices[1:] if same else indices:
+            entries[index] = entries[index].but(
+                Finding(
+                    "duplicate_name",
+                    "info" if same else "error",
+                    f"{len(indices)} inputs are called {name}: {', '.join(inputs)}",
+                    "it is used once" if same else "rename one, or add {visit} or a column `case`",
+                ),
+                skipped=same,
+            )
+    return entries
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Folders and their files, sorted, hidden ones left out; links to folders are followed once."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(folder), [Path(folder, f) for f in sorted(files) if not f.startswith(".")]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+
+
+def _holds_dicom(files: list[Path]) -> bool:
+    return any(file.suffix.lower() == ".dcm" or is_dicom(file) for file in files)
+
+
+def _suffix(name: str) -> str:
+    """.nii.gz and the like, "" for what is no volume."""
+    return next((s for s in sorted(SUFFIXES, reverse=True) if name.lower().endswith(s)), "")
+
+
+def _name(path: str) -> str:
+    """A case name from a relative path: parts joined by _, without the suffix of a volume."""
+    text = path[: len(path) - len(_suffix(path))]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-") or "case"

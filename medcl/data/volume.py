@@ -1,0 +1,249 @@
+"""Volumes: voxels with their place in the patient, read from and written to files.
+
+The one module that converts between file conventions. A volume keeps the axes of its file; world
+coordinates are millimetres, RAS+ (x to the right, y to the front, z to the head of the patient).
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float64, Num
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+
+from medcl.errors import MedclError
+from medcl.files import replacing
+
+NIFTI = (".nii", ".nii.gz")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+SUFFIXES = (*NIFTI, *ITK)
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Corners of two equal grids may lie this share of a voxel apart: files round their affines (a
+# quaternion in single precision turns a 512-voxel axis by some hundredths of a voxel).
+GRID_TOLERANCE = 0.05
+
+
+class VolumeError(MedclError):
+    """A file that cannot be used as a volume: `code` names why, `remedy` says what to do."""
+
+    def __init__(self, code: str, message: str, remedy: str) -> None:
+        super().__init__(code, message, remedy)  # the arguments, so that it can be pickled
+        self.code, self.message, self.remedy = code, message, remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels in file order and the affine from voxel indices to mm (RAS+)."""
+
+    array: Num[np.ndarray, "C X Y Z"]
+    affine: Float64[np.ndarray, "4 4"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along the three axes, without the channels."""
+        return self.array.shape[1:]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxels along the three axes in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def orientation(self) -> str:
+        """Where each axis points, such as RAS or LPI; raises VolumeError for a singular affine."""
+        codes = nib.aff2axcodes(self.affine)
+        if None in codes:
+            raise VolumeError(
+                "affine_singular", "the affine has no inverse", "write a valid affine"
+            )
+        return "".join(codes)
+
+
+def read_volume(path: str | Path, *, labels: bool = False) -> Volume:
+    """Read NIfTI, NRRD or MetaImage: intensities as float32, scaled as the file says.
+
+    A fourth axis becomes the channels. With `labels` the values are whole numbers, exact.
+    Raises VolumeError where the file is missing, damaged, flat, complex or in colour, and where
+    labels are not whole numbers.
+    """
+    name = str(path).lower()
+    if not Path(path).is_file():
+        raise VolumeError("missing_image_file", f"{path}: no such file", "check the path")
+    try:
+        if name.endswith(NIFTI):
+            array, affine = _read_nifti(Path(path))
+        elif name.endswith(ITK):
+            array, affine = _read_itk(Path(path))
+        else:
+            raise VolumeError(
+                "unreadable",
+                f"{path}: not a format of a volume",
+                f"convert it to one of {', '.join(SUFFIXES)}",
+            )
+    except VolumeError:
+        raise
+    # All that the readers raise for damaged files; SimpleITK knows only RuntimeError.
+    except (
+        OSError, EOFError, zlib.error, ImageFileError, HeaderDataError,
+        ValueError, TypeError, OverflowError, MemoryError, RuntimeError,
+    ) as error:  # fmt: skip
+        raise VolumeError(
+            "unreadable",
+            f"{path}: cannot be read, {type(error).__name__}: {_one_line(error)}",
+            "it is damaged or not what its name says: copy it again from its origin",
+        ) from None
+    array = _whole_numbers(path, array) if labels else _single_precision(array)
+    return Volume(array, affine)
+
+
+def write_nifti(path: str | Path, volume: Volume) -> None:
+    """Write NIfTI-1, compressed if the name ends in .gz; the same volume gives the same bytes."""
+    array = volume.array[0] if len(volume.array) == 1 else np.moveaxis(volume.array, 0, -1)
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    elif array.dtype == np.float16:
+        array = array.astype(np.float32)
+    elif array.dtype in (np.int64, np.uint64):
+        array = _fit(array)
+    image = nib.Nifti1Image(array, volume.affine)
+    image.set_sform(volume.affine, code=1)
+    # A quaternion cannot hold shear: then only the sform says where the volume lies.
+    image.set_qform(volume.affine, code=0 if is_sheared(volume.affine) else 1)
+    image.header.set_xyzt_units("mm")
+    data = image.to_bytes()
+    if str(path).lower().endswith(".gz"):
+        data = gzip.compress(data, compresslevel=6, mtime=0)
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def reorient(volume: Volume, orientation: str = "RAS") -> Volume:
+    """Permute and flip the axes until they point as asked; voxel values stay untouched."""
+    now = io_orientation(volume.affine)
+    if np.isnan(now).any():
+        raise VolumeError("affine_singular", "the affine has no inverse", "write a valid affine")
+    change = ornt_transform(now, axcodes2ornt(tuple(orientation)))
+    array = np.stack([apply_orientation(channel, change) for channel in volume.array])
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
+    return Volume(array, affine)
+
+
+def same_grid(a: Volume, b: Volume) -> bool:
+    """Whether two volumes have the same voxels in space (GRID_TOLERANCE of a voxel)."""
+    return a.shape == b.shape and grid_distance(a, b) <= GRID_TOLERANCE
+
+
+def grid_distance(a: Volume, b: Volume) -> float:
+    """Largest distance of the corners of two volumes of one shape, in voxels of the finer one."""
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in a.shape))])
+    apart = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1).max()
+    return float(apart / min(*a.spacing, *b.spacing))
+
+
+def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 5e-3) -> bool:
+    """Whether two axes are not at a right angle (cosine above `tolerance`)."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > tolerance)
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    data = path.read_bytes()
+    if path.name.lower().endswith(".gz"):
+        data = gzip.decompress(data)  # all of it: the checksum stands at the end
+    second = data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # header size 540
+    image = (nib.Nifti2Image if second else nib.Nifti1Image).from_bytes(data)
+    dtype = image.get_data_dtype()
+    if dtype.fields is not None:
+        raise VolumeError(
+            "colour", f"{path}: the voxels are colours ({dtype})", "supply a grey-value image"
+        )
+    if dtype.kind == "c":
+        raise VolumeError(
+            "complex", f"{path}: the voxels are complex numbers", "supply magnitude images"
+        )
+    array = np.asanyarray(image.dataobj)
+    return _channels_first(path, array), np.asarray(image.affine, np.float64)
+
+
+def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    import SimpleITK as sitk  # 0.2 s: only for those who need it
+
+    image = sitk.ReadImage(str(path))
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise VolumeError(
+            "complex", f"{path}: the voxels are complex numbers", "supply magnitude images"
+        )
+    dims, vector = image.GetDimension(), image.GetNumberOfComponentsPerPixel() > 1
+    array = sitk.GetArrayFromImage(image)
+    array = array.transpose(*reversed(range(dims)), *([dims] if vector else []))
+    if dims not in (3, 4) or (dims == 4 and vector):
+        raise _not_3d(path, array.shape)
+    direction = np.array(image.GetDirection()).reshape(dims, dims)[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return _channels_first(path, array), LPS_TO_RAS @ affine
+
+
+def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:
+    """(X, Y, Z), (X, Y, Z, C) or NIfTI's vectors (X, Y, Z, 1, C) to (C, X, Y, Z)."""
+    shape = array.shape
+    sizes = [n for n in shape[3:] if n > 1]
+    if len(shape) < 3 or len(sizes) > 1:
+        raise _not_3d(path, shape)
+    return np.moveaxis(array.reshape(*shape[:3], -1, order="F"), -1, 0)
+
+
+def _not_3d(path: Path, shape: tuple[int, ...]) -> VolumeError:
+    return VolumeError(
+        "not_3d",
+        f"{path}: expected a volume of three axes, found {'x'.join(map(str, shape))}",
+        "supply one 3-D file per case",
+    )
+
+
+def _single_precision(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # becomes inf, which ingest finds
+        return array.astype(np.float32, copy=False)
+
+
+def _whole_numbers(path: str | Path, array: np.ndarray) -> np.ndarray:
+    """Label values as integers; float files are accepted where every value is whole."""
+    if array.dtype.kind in "iu":
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    wrong = array[~(np.isfinite(array) & (array == np.round(array)))]
+    if wrong.size:
+        raise VolumeError(
+            "non_integer_label",
+            f"{path}: {wrong.size} voxels of the label map are not whole numbers, "
+            f"the first is {float(wrong[0]):g}",
+            "supply class values, not probabilities or interpolated labels",
+        )
+    return _fit(array.astype(np.int64))
+
+
+def _fit(array: np.ndarray) -> np.ndarray:
+    """The smallest of the common types that holds every value."""
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    for dtype in (np.uint8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return array.astype(dtype)
+    return array.astype(np.float64)
+
+
+def _one_line(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,97 @@
+"""What every pretext task offers to the training loop.
+
+`views` says which voxels are compared and holds no weights, so that a loader worker pickles a few
+hundred bytes. `embed` maps each sample by itself, so that a batch may be embedded in parts;
+`compare` sees all embeddings at once. Every value of a batch and of the embeddings has the samples
+as its first axis.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medcl.data.store import StoredVolume
+from medcl.networks.unet import UNet
+
+Batch = dict[str, Tensor]
+Embeddings = dict[str, Tensor]
+Terms = dict[str, Tensor | float]  # 0-dim and detached: the loop reads them when it likes
+
+
+@dataclass(frozen=True)
+class Views(ABC):
+    """Which voxels are compared; no weights."""
+
+    def groups(self, cases: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+        """Draw the cases of one item; one, unless the task compares several."""
+        return (cases[int(rng.integers(len(cases)))],)
+
+    @abstractmethod
+    def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
+        """Read one item from its volumes, without a batch axis; runs in a loader worker."""
+
+    @abstractmethod
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Change a batch on its device; `generator` lives on the CPU."""
+
+
+class Objective(nn.Module, ABC):
+    """A pretext task.
+
+    The constructor takes the whole network and the spacing of its voxels (mm), then keyword-only
+    arguments: those are the options of a configuration, described by the `name: text` lines of
+    the class docstring. `crop`, where an option, is None for the plan's crop.
+
+    trained: the beginnings of the names of the network's tensors that this task trains; the
+    others are not worth transferring.
+    """
+
+    trained: ClassVar[tuple[str, ...]]
+
+    def __init__(self, network: UNet, views: Views) -> None:
+        super().__init__()
+        self.network = network
+        self.views = views
+
+    @property
+    def encoder(self) -> UNet:
+        return self.network
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> Embeddings:
+        """Embed each sample by itself."""
+
+    @abstractmethod
+    def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
+        """Loss of all embeddings and what to log, collapse and chance level included."""
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
+        return self.compare(self.embed(batch), batch)
+
+    def after_step(self) -> None:
+        """Called after each optimiser step."""
+
+
+Compare = Callable[[Any, Embeddings, Batch], tuple[Tensor, Terms]]
+
+
+def in_float32(compare: Compare) -> Compare:
+    """Decorate a `compare`, so that autocast and half-precision embeddings do not reach it."""
+
+    @functools.wraps(compare)
+    def exact(self: Any, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
+        half = (torch.float16, torch.bfloat16)
+        full = {k: v.float() if v.dtype in half else v for k, v in embeddings.items()}
+        device = next(iter(full.values())).device.type
+        with torch.autocast(device, enabled=False):
+            return compare(self, full, batch)
+
+    return exact

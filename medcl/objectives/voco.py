@@ -1,0 +1,308 @@
+r"""VoCo v1: predict where a random crop lies from its likeness to the cells of a grid.
+
+The body of a volume is divided into K cells; their embeddings q_k act as class centres. A random
+crop n of the size of a cell lies in cell k by the share l_nk of its volume. With p_nk the mean of
+the two rectified cosines (student's crop, teacher's cell) and (teacher's crop, student's cell), and
+e = 1e-6:
+
+    pos  = sum_nk -l_nk log(1 - |l_nk - p_nk| + e) / (sum_nk l_nk + e)
+    neg  = sum_nk 1[l_nk = 0] p_nk^2 / (sum_nk 1[l_nk = 0] + e)
+    reg  = 2 / (K (K - 1)) sum_{a<b} [cos(q_a, sg q_b)]_+^2
+    loss = pos + neg + reg, averaged over volumes
+
+An embedding is the mean over space of every encoder level, concatenated, through a projector. The
+teacher follows the student by an exponential moving average and receives no gradient. Only the
+encoder is trained.
+
+Reading the log: `pos + neg` at or above `chance`, the best answer that ignores the image, means
+nothing has been learnt (single steps scatter: average many). `zero_logits` near 1 means dead
+rectifiers, and `cell_cosine` near 1 a collapse: in both the gradient is zero and training does not
+recover. With 2 cells along each axis nearly every crop touches all cells, and neg is idle.
+
+Source: Wu, Zhuang, Chen, "VoCo: A Simple-yet-Effective Volume Contrastive Learning Framework for 3D
+Medical Image Analysis", CVPR 2024, arXiv:2402.17300.
+
+Differs from the paper: the teacher and the split into pos and neg are the authors' later code,
+which this follows.
+
+Differs from the authors' code: the teacher starts as a copy of the student. It moves after the
+optimiser step instead of between the two forward passes of the next step, which gives the same
+weights. The grid may have any shape, the depth included: l is a share of volume, and cells divide
+the body as it is instead of a volume resized to 384x384x96 (`cells: fixed` gives cells of exactly
+`crop` voxels). The projector normalises over features, not over the batch, so an embedding does
+not depend on the other crops. Crops are mirrored and their intensities changed, but not turned by
+90 degrees, which crops with unequal sides do not allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+from torch.nn import functional as F
+
+from medcl.config import Count, Share, Voxels
+from medcl.contrast.sphere import alignment, collapse_terms
+from medcl.contrast.teacher import Teacher
+from medcl.data.store import Box, StoredVolume, Triple
+from medcl.errors import MedclError
+from medcl.networks.heads import pool, projector
+from medcl.networks.unet import UNet
+from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
+from medcl.views.augment import Augment, Spacing, apply
+from medcl.views.crops import box_at, grid_boxes, overlap_fractions, random_box
+
+EPSILON = 1e-6  # as in the authors' code; the loss of a perfect prediction is -1e-6
+NODES = 16  # of the quadrature between two places where a crop covers a cell exactly
+BINS = 2000  # of shares, for the expectation
+AUGMENT = Augment(
+    flip=(0.2, 0.2, 0.2),
+    rotate=(0.0, 0.0),
+    scale=(0.0, 0.0),
+    bias=(0.0, 0.0),
+    coarse=(0.0, 0.0),
+)
+
+Cells = Literal["own", "fixed"]
+
+
+def cosines(a: Float[Tensor, "B n E"], b: Float[Tensor, "B m E"]) -> Float[Tensor, "B n m"]:
+    """Cosine of every pair; 0 for a zero vector."""
+    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).mT
+
+
+def position_logits(
+    crops_student: Float[Tensor, "B n E"],
+    cells_student: Float[Tensor, "B K E"],
+    crops_teacher: Float[Tensor, "B n E"],
+    cells_teacher: Float[Tensor, "B K E"],
+) -> Float[Tensor, "B n K"]:
+    """Predicted shares p, from 0 to 1; the teacher's vectors are constants."""
+    forth = cosines(crops_student, cells_teacher.detach()).relu()
+    back = cosines(crops_teacher.detach(), cells_student).relu()
+    return (forth + back) / 2
+
+
+def position_loss(
+    p: Float[Tensor, "B n K"], overlaps: Float[Tensor, "B n K"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """pos and neg, averaged over volumes."""
+    outside = (overlaps == 0).to(p)
+    closeness = torch.log(1 - (overlaps - p).abs() + EPSILON)
+    pos = -(overlaps * closeness).sum((1, 2)) / (overlaps.sum((1, 2)) + EPSILON)
+    neg = (outside * p.square()).sum((1, 2)) / (outside.sum((1, 2)) + EPSILON)
+    return pos.mean(), neg.mean()
+
+
+def cell_regulariser(cells: Float[Tensor, "B K E"]) -> Float[Tensor, ""]:
+    """reg, averaged over volumes; of each pair only the earlier cell receives a gradient."""
+    count = cells.shape[1]
+    likeness = cosines(cells, cells.detach()).relu().square().triu(diagonal=1)
+    return (2 / (count * (count - 1)) * likeness.sum((1, 2))).mean()
+
+
+@cache
+def chance(grid: Triple, cell: Triple, targets: int) -> float:
+    """Expected pos + neg of the best constant answer for each cell, drawn as `VoCoViews` draws.
+
+    `cell` in voxels: crops lie at whole voxels, so small cells are more often covered exactly.
+    With two cells along each axis, only such places have a neg.
+    """
+    axes = [_axis_shares(count, side) for count, side in zip(grid, cell, strict=True)]
+    weight = np.einsum("i,j,k->ijk", *(weights for weights, _ in axes)).ravel()
+    touched = [(shares > 0).sum(1) for _, shares in axes]
+    zeros = int(np.prod(grid)) - np.einsum("i,j,k->ijk", *touched).ravel()
+    # The normaliser of neg counts the zeros of all targets; one target's count, convolved.
+    one = np.bincount(zeros, weight)
+    others = np.ones(1)
+    for _ in range(targets - 1):
+        others = np.convolve(others, one)
+    total = np.arange(len(one))[:, None] + np.arange(len(others))
+    inverse = np.divide(1.0, total, out=np.zeros(total.shape), where=total > 0) @ others
+    expected = 0.0
+    for place in product(*(range(count) for count in grid)):
+        columns = [shares[:, i] for i, (_, shares) in zip(place, axes, strict=True)]
+        share = np.einsum("i,j,k->ijk", *columns).ravel()
+        factor = targets * float((weight * inverse[zeros]) @ (share == 0))
+        expected += _best_constant(share, weight, factor)
+    return expected
+
+
+def _axis_shares(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of a crop along one axis: their probabilities, and its share in each cell there."""
+    if side - 1 <= NODES:
+        between, weights = np.arange(1, side) / side, np.ones(side - 1)
+    else:
+        nodes, weights = np.polynomial.legendre.leggauss(NODES)
+        between = 0.5 + nodes * (side - 1) / (2 * side)  # half a voxel short of either end
+        weights = weights / 2 * (side - 1)
+    starts = np.arange(max(1, count - 1))
+    if count == 1:
+        between, weights = between[:0], weights[:0]
+    places = (starts[:, None] + np.append(0.0, between)).ravel()
+    probabilities = np.tile(np.append(1.0, weights), len(starts))
+    shares = np.clip(1 - np.abs(places[:, None] - np.arange(count)), 0, None)
+    return probabilities / probabilities.sum(), shares
+
+
+def _best_constant(share: np.ndarray, weight: np.ndarray, factor: float) -> float:
+    """Least expected loss of one cell over constants; the loss is convex in the constant."""
+    place = (share * BINS).astype(int)  # many shares are nearly equal: add up their weights
+    weights = np.bincount(place, weight * share)
+    shares = np.bincount(place, weight * share**2)[weights > 0] / weights[weights > 0]
+    weights = weights[weights > 0]
+
+    def expected(constant: float) -> float:
+        closeness = np.log(1 - np.abs(shares - constant) + EPSILON)
+        return float(-weights @ closeness + factor * constant**2)
+
+    return float(minimize_scalar(expected, bounds=(0, 1), method="bounded").fun)
+
+
+@dataclass(frozen=True)
+class VoCoViews(Views):
+    """Cells of a grid over the body and random crops of the size of a cell; `spacing` in mm."""
+
+    spacing: Spacing
+    grid: Triple
+    size: Triple
+    targets: int
+    cells: Cells
+
+    def cell(self, volume: StoredVolume) -> Triple:
+        """Voxels of a cell; raises MedclError for a volume that the grid does not fit into."""
+        if self.cells == "own":
+            low, high = volume.body
+            x, y, z = ((b - a) // n for a, b, n in zip(low, high, self.grid, strict=True))
+            if min(x, y, z) < 1:
+                sides = tuple(b - a for a, b in zip(low, high, strict=True))
+                raise MedclError(
+                    f"{volume.image}: VoCo's {self.grid} grid needs a body of as many voxels along "
+                    f"each axis, case '{volume.case}' has {sides}; lower `grid`, or leave it out"
+                )
+            return x, y, z
+        needed = _times(self.grid, self.size)
+        if any(length < least for length, least in zip(volume.shape, needed, strict=True)):
+            raise MedclError(
+                f"{volume.image}: VoCo's {self.grid} grid of {self.size}-voxel crops needs {needed} "
+                f"voxels, case '{volume.case}' has {volume.shape}; lower `crop` or `grid`, choose a "
+                "finer `spacing`, or use `cells: own`"
+            )
+        return self.size
+
+    def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
+        """crops: the targets, then the cells; overlaps: the shares l; chance: of this geometry."""
+        (volume,) = volumes
+        cell = self.cell(volume)
+        region = random_box(volume.shape, volume.body, _times(self.grid, cell), rng)
+        cells = grid_boxes(region[0], cell, self.grid)
+        targets = [self._target(region, cell, rng) for _ in range(self.targets)]
+        overlaps = overlap_fractions(targets, cells).astype(np.float32)
+        return {
+            "crops": torch.stack([self._read(volume, box) for box in (*targets, *cells)]),
+            "overlaps": torch.from_numpy(overlaps),
+            "chance": torch.tensor(chance(self.grid, cell, self.targets)),
+        }
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Change each crop by itself; mirroring leaves its place as it is."""
+        crops = batch["crops"].flatten(0, 1)
+        changed, _ = apply(crops, None, AUGMENT.draw(len(crops), self.spacing, generator))
+        return {**batch, "crops": changed.view_as(batch["crops"])}
+
+    def _target(self, region: Box, cell: Triple, rng: np.random.Generator) -> Box:
+        """Draw a crop; as in the authors' code, the last place along each axis is never drawn."""
+        free = [max(1, (count - 1) * side) for count, side in zip(self.grid, cell, strict=True)]
+        return box_at([low + rng.integers(n) for low, n in zip(region[0], free, strict=True)], cell)
+
+    def _read(self, volume: StoredVolume, box: Box) -> Float32[Tensor, "C X Y Z"]:
+        voxels = torch.from_numpy(volume.read(box))
+        if tuple(voxels.shape[1:]) == self.size:
+            return voxels
+        return F.interpolate(voxels[None], self.size, mode="trilinear", align_corners=False)[0]
+
+
+def _times(a: Sequence[int], b: Sequence[int]) -> Triple:
+    x, y, z = (i * j for i, j in zip(a, b, strict=True))
+    return x, y, z
+
+
+class VoCo(Objective):
+    """Predict where a random crop lies in its volume; see the module's text.
+
+    grid: cells along each axis
+    crop: voxels each crop is resampled to; the plan's crop if absent
+    targets: random crops of a volume
+    width: features of the projector's layers
+    momentum: of the teacher; 1 would never move it
+    cells: own: the body divided by the grid; fixed: cells of exactly `crop` voxels
+    """
+
+    trained = ("down.",)
+
+    def __init__(
+        self,
+        network: UNet,
+        spacing: Spacing = (1.0, 1.0, 1.0),
+        *,
+        grid: Voxels = (2, 2, 2),
+        crop: Voxels | None = None,
+        targets: Count = 4,
+        width: Count = 512,
+        momentum: Share = 0.9,
+        cells: Cells = "own",
+    ) -> None:
+        if crop is None:
+            raise MedclError("VoCo: no `crop`; build it with the plan's, or give the voxels")
+        if max(grid) < 2:
+            raise MedclError(f"VoCo: grid {tuple(grid)} is one cell; use at least two")
+        views = VoCoViews(spacing, grid, crop, targets, cells)
+        super().__init__(network, views)
+        self.targets = targets
+        self.project = projector(sum(network.channels), width)
+        self.teacher = Teacher(network, self.project, momentum=momentum)
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """student, teacher: (B, targets + cells, width)."""
+        crops = batch["crops"].flatten(0, 1)
+        shape = batch["crops"].shape[:2]
+        student = self.project(pool(self.network.encode(crops)))
+        with torch.no_grad():
+            network, project = self.teacher.copies
+            teacher = project(pool(network.encode(crops)))
+        return {"student": student.unflatten(0, shape), "teacher": teacher.unflatten(0, shape)}
+
+    @in_float32
+    def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
+        """The loss, its terms, the chance level and what shows a collapse."""
+        # In float32 the gradient at a collapse is rounding noise, which Adam would make full steps.
+        student, teacher = embeddings["student"].double(), embeddings["teacher"].double()
+        overlaps = batch["overlaps"].double()
+        crops, cells = student[:, : self.targets], student[:, self.targets :]
+        crops_teacher, cells_teacher = teacher[:, : self.targets], teacher[:, self.targets :]
+        p = position_logits(crops, cells, crops_teacher, cells_teacher)
+        pos, neg = position_loss(p, overlaps)
+        reg = cell_regulariser(cells)
+        nearest = overlaps.argmax(-1, keepdim=True).expand(-1, -1, cells.shape[-1])
+        terms: Terms = {
+            "pos": pos.detach(),
+            "neg": neg.detach(),
+            "reg": reg.detach(),
+            "chance": batch["chance"].mean(),
+            "zero_logits": (p == 0).double().mean(),
+            "cell_cosine": cosines(cells, cells).detach().mean(),
+            "alignment": alignment(crops.flatten(0, 1), cells.gather(1, nearest).flatten(0, 1)),
+            **collapse_terms(student.flatten(0, 1)),
+        }
+        return (pos + neg + reg).float(), terms
+
+    def after_step(self) -> None:
+        self.teacher.update()

@@ -1,0 +1,301 @@
+"""Read the sources of a dataset: accept, quarantine or skip every input, by name and reason."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medcl.config import Dataset, load_section
+from medcl.data.cases import Case, write_cases
+from medcl.data.checks import (
+    Finding,
+    align_label,
+    check_image,
+    check_label_values,
+    check_nifti_header,
+    label_values,
+    missing_file,
+    voxel_sha256,
+)
+from medcl.data.dicom import Series, read_series
+from medcl.data.parallel import Progress, in_processes
+from medcl.data.sources import MODALITIES, Entry, guess_sources, list_entries
+from medcl.data.volume import Volume, VolumeError, read_volume, write_nifti
+from medcl.errors import MedclError
+from medcl.files import read_json, sha256_of_file, write_json
+
+FORMAT = 1
+SHOWN = 50  # rows of a printed table; the files hold all of them
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a case is judged by, and where converted files go. `classes` None: any value."""
+
+    volumes: Path
+    modality: str = "other"
+    classes: dict[str, int] | None = None
+    labels_required: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one entry; `case` only where it was accepted."""
+
+    entry: Entry
+    status: str
+    findings: tuple[Finding, ...]
+    case: Case | None = None
+    values: tuple[int, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        subject = self.case.subject if self.case else self.entry.subject
+        return {
+            "case": self.entry.case,
+            "subject": subject or self.entry.case,
+            "status": self.status,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "image": self.case.image if self.case else self.entry.image,
+            "label": self.case.label if self.case else self.entry.label,
+            "source": self.entry.source,
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--settings", help="dataset: YAML file or text")
+    what.add_argument("--source", type=Path, help="folder or file, its layout is guessed")
+    parser.add_argument("--out", type=Path, required=True, help="folder of cases.csv, ingest.json")
+    parser.add_argument(
+        "--modality", choices=MODALITIES, help="with --source: of files that do not say it"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="processes")
+
+
+def run(args: argparse.Namespace) -> None:
+    volumes = args.out / "volumes"
+    if args.settings is not None:
+        if args.modality is not None:
+            raise MedclError("--modality: goes with --source; with --settings it is a key there")
+        dataset = load_section(Dataset, args.settings)
+        sources, root = dataset.sources, dataset.root
+        required = dataset.labels == "required"
+        rules = Rules(volumes, dataset.modality, dict(dataset.classes), required)
+    else:
+        sources, root = guess_sources(args.source), "."
+        rules = Rules(volumes, args.modality or "other")
+        print(f"{args.source}: read as layout {sources[0].layout}", flush=True)
+    entries = list_entries(sources, root)
+    outcomes = examine_all(entries, rules, args.threads)
+    _write(args.out, outcomes)
+    if args.settings is None:
+        _print_table(outcomes)
+    _print_summary(args.out, outcomes, len(sources))
+    if not any(outcome.case for outcome in outcomes):
+        codes = Counter(f.code for o in outcomes for f in o.findings if f.severity == "error")
+        reasons = ", ".join(f"{code} ({n})" for code, n in codes.most_common()) or "all skipped"
+        raise MedclError(
+            f"{args.out / 'ingest.json'}: none of {len(outcomes)} inputs can be used: {reasons}; "
+            "mend the inputs named above"
+        )
+
+
+def examine_all(entries: Sequence[Entry], rules: Rules, threads: int = 1) -> list[Outcome]:
+    """Examine every entry, in processes; the outcomes stand in the order of the entries."""
+    progress = Progress("ingest", len(entries))
+    outcomes: list[Outcome | None] = [None] * len(entries)
+    work = [(index, entry, rules) for index, entry in enumerate(entries)]
+    for (index, entry, _), result in in_processes(_examine, work, threads):
+        if isinstance(result, Exception):  # an oversight of ours stops no other case
+            told = f"{entry.image}: {type(result).__name__}: {result}"
+            finding = Finding("failed", "error", told, "report this, and exclude the case")
+            result = Outcome(entry, "quarantined", (*entry.findings, finding))
+        outcomes[index] = result
+        progress.step()
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _examine(work: tuple[int, Entry, Rules]) -> Outcome:
+    return examine(*work[1:])
+
+
+def examine(entry: Entry, rules: Rules) -> Outcome:
+    """Read, check and if need be convert one case; every file is opened once."""
+    findings = list(entry.findings)
+    if entry.skipped:
+        return Outcome(entry, "skipped", tuple(findings))
+    case, values = None, []
+    try:
+        if not _wrong(findings):
+            case, values = _accept(entry, rules, findings)
+    except VolumeError as error:
+        if error.code == "not_an_image":
+            findings.append(replace(Finding.of(error), severity="info"))
+            return Outcome(entry, "skipped", tuple(findings))
+        findings.append(Finding.of(error))
+    status = "accepted" if case else "quarantined"
+    return Outcome(entry, status, tuple(findings), case, tuple(values))
+
+
+def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case | None, list[int]]:
+    """The row of a case and the values of its label; None where a finding speaks against it."""
+    assert entry.image is not None
+    if not Path(entry.image).exists():
+        findings.append(missing_file("missing_image_file", entry.image))
+        return None, []
+    series = read_series(entry.image) if Path(entry.image).is_dir() else None
+    path, volume = _read_image(entry, series, rules)
+    findings += series.findings if series else check_nifti_header(entry.image, volume.shape)
+    findings += check_image(volume, entry.image, channels=entry.channels)
+    modality = _modality(entry, series, rules, findings)
+    label, values = None, []
+    if not _wrong(findings):
+        label, values = _read_label(entry, volume, rules, findings)
+    if _wrong(findings):
+        return None, values
+    if series:
+        _keep_converted(path, volume, series)
+    case = Case(
+        case=entry.case,
+        subject=entry.subject or (series and series.subject) or entry.case,
+        visit=entry.visit,
+        image=str(path),
+        label=label,
+        modality=modality,
+        channels=len(volume.array),
+        shape=volume.shape,
+        spacing=tuple(round(mm, 6) for mm in volume.spacing),
+        orientation=volume.orientation,
+        image_sha256=sha256_of_file(path),
+        voxel_sha256=voxel_sha256(volume.array),
+        label_sha256=sha256_of_file(label) if label else None,
+        source=entry.source,
+        extra=entry.extra,
+    )
+    return case, values
+
+
+def _read_image(entry: Entry, series: Series | None, rules: Rules) -> tuple[Path, Volume]:
+    """The volume and the file it is kept in: its own, or the converted one."""
+    if series is None:
+        assert entry.image is not None
+        return Path(entry.image), read_volume(entry.image)
+    path = rules.volumes / f"{entry.case}.nii"
+    done = path.with_suffix(".json")
+    if path.is_file() and done.is_file() and read_json(done) == _provenance(series):
+        return path, read_volume(path)
+    return path, series.decode()
+
+
+def _keep_converted(path: Path, volume: Volume, series: Series) -> None:
+    done = path.with_suffix(".json")  # written last: it says that the volume is whole
+    if not done.is_file() or read_json(done) != _provenance(series):
+        done.unlink(missing_ok=True)
+        write_nifti(path, volume)
+        write_json(done, _provenance(series))
+
+
+def _provenance(series: Series) -> dict[str, Any]:
+    return {"format": FORMAT, **series.provenance()}
+
+
+def _modality(entry: Entry, series: Series | None, rules: Rules, findings: list[Finding]) -> str:
+    """What the table or source says, else the DICOM header, else the dataset."""
+    if entry.modality is not None:
+        return entry.modality
+    if series is None or series.modality == "other":
+        return rules.modality
+    if rules.modality not in ("other", series.modality):
+        findings.append(
+            Finding(
+                "modality_differs",
+                "error",
+                f"{entry.image}: the header says {series.modality}, the dataset {rules.modality}",
+                "exclude the case, or set `modality` of the source",
+            )
+        )
+    return series.modality
+
+
+def _read_label(
+    entry: Entry, image: Volume, rules: Rules, findings: list[Finding]
+) -> tuple[str | None, list[int]]:
+    """The file of the label and its values; a label with turned axes gets a copy."""
+    if entry.label is None:
+        severity: Any = "error" if rules.labels_required else "info"
+        remedy = "supply one, or set `labels: optional`" if rules.labels_required else ""
+        told = f"{entry.image}: no label" + ("" if remedy else ", joins the unlabelled pool")
+        findings.append(Finding("unlabelled", severity, told, remedy))
+        return None, []
+    if not Path(entry.label).exists():
+        findings.append(missing_file("missing_label_file", entry.label))
+        return None, []
+    stored = read_volume(entry.label, labels=True)
+    label, problems = align_label(stored, image, entry.label, str(entry.image))
+    findings += problems
+    values = label_values(label.array)
+    findings += check_label_values(values, entry.label, rules.classes)
+    if label is stored or _wrong(findings):
+        return entry.label, values
+    turned = rules.volumes / f"{entry.case}.label.nii"
+    write_nifti(turned, Volume(label.array, image.affine))
+    return str(turned), values
+
+
+def _wrong(findings: Sequence[Finding]) -> bool:
+    return any(finding.severity == "error" for finding in findings)
+
+
+def _write(out: Path, outcomes: Sequence[Outcome]) -> None:
+    counts = {status: 0 for status in ("accepted", "quarantined", "skipped")}
+    counts |= Counter(outcome.status for outcome in outcomes)
+    counts["labelled"] = sum(o.case is not None and o.case.label is not None for o in outcomes)
+    counts["unlabelled"] = counts["accepted"] - counts["labelled"]
+    records = [outcome.record() for outcome in outcomes]
+    cases = [outcome.case for outcome in outcomes if outcome.case]
+    if cases:
+        write_cases(out / "cases.csv", cases)
+    else:
+        (out / "cases.csv").unlink(missing_ok=True)  # of an earlier run: it would be taken for new
+    write_json(out / "ingest.json", {"format": FORMAT, "counts": counts, "cases": records})
+
+
+def _print_table(outcomes: Sequence[Outcome]) -> None:
+    rows = [("case", "subject", "modality", "shape", "spacing", "axes", "label values")]
+    for outcome in outcomes:
+        if case := outcome.case:
+            shape = "x".join(map(str, case.shape))
+            spacing = "x".join(f"{mm:.3g}" for mm in case.spacing)
+            values = " ".join(map(str, outcome.values)) if case.label else "-"
+            place = (case.modality, shape, spacing, case.orientation)
+            rows.append((case.case, case.subject, *place, values))
+    widths = [max(len(row[i]) for row in rows[: SHOWN + 1]) for i in range(len(rows[0]))]
+    for row in rows[: SHOWN + 1]:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    if len(rows) > SHOWN + 1:
+        print(f"and {len(rows) - SHOWN - 1} more in cases.csv")
+
+
+def _print_summary(out: Path, outcomes: Sequence[Outcome], sources: int) -> None:
+    counts = Counter(outcome.status for outcome in outcomes)
+    labelled = sum(o.case is not None and o.case.label is not None for o in outcomes)
+    print(
+        f"read {len(outcomes)} inputs of {sources} source{'s' * (sources > 1)}: "
+        f"{counts['accepted']} accepted ({labelled} labelled), "
+        f"{counts['quarantined']} quarantined, {counts['skipped']} skipped"
+    )
+    for severity in ("error", "warning"):
+        told = [(o, f) for o in outcomes for f in o.findings if f.severity == severity]
+        for outcome, finding in told[:SHOWN]:
+            print(f"{severity}: {outcome.entry.case}: {finding.code}: {finding}")
+        if len(told) > SHOWN:
+            print(f"and {len(told) - SHOWN} more {severity}s in ingest.json")
+    skipped = Counter(f.code for o in outcomes if o.status == "skipped" for f in o.findings)
+    for code, number in sorted(skipped.items()):
+        print(f"skipped: {number} {code}")
+    written = ["cases.csv", "ingest.json"] if counts["accepted"] else ["ingest.json"]
+    print(f"wrote {', '.join(str(out / name) for name in written)}", flush=True)

@@ -1,0 +1,60 @@
+"""Assign each subject a role, order the labelled ones, and audit for leakage."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from medcl.config import Split, load_section
+from medcl.data.audit import audit
+from medcl.data.cases import Case, read_cases
+from medcl.data.splits import ORDERS, ROLES, Splits, assign, write_splits
+from medcl.errors import MedclError
+from medcl.files import write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--settings", default="{}", help="`split` section: YAML text or file")
+    parser.add_argument("--cases", required=True, help="cases.csv")
+    parser.add_argument("--out", required=True, help="folder of splits.csv and audit.json")
+    parser.add_argument(
+        "--subjects",
+        choices=["known", "unknown"],
+        default="known",
+        help="unknown: the data name no subjects, and each case is treated as one",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write audit.json, then splits.csv; an overlap or a duplicate across roles stops before it."""
+    split = load_section(Split, args.settings)
+    cases = read_cases(args.cases)
+    out = Path(args.out)
+    splits = assign(cases, split)
+    audited = audit(cases, splits, split, unknown_subjects=args.subjects == "unknown")
+    write_json(out / "audit.json", audited)
+    if audited["stopped"]:
+        (out / "splits.csv").unlink(missing_ok=True)  # of an earlier run
+        raise MedclError(f"{audited['reason']}\n(written to {out / 'audit.json'})")
+    write_splits(out / "splits.csv", splits)
+    _say(cases, splits, audited, out)
+
+
+def _say(cases: Sequence[Case], splits: Splits, audited: dict, out: Path) -> None:
+    labelled = {case.subject for case in cases if case.label is not None}
+    print(f"split: {len(cases)} cases of {len(set(splits.subject_of.values()))} subjects")
+    for role in ROLES:
+        subjects = splits.subjects(role)
+        count = len(labelled.intersection(subjects))
+        print(
+            f"  {role}: {len(subjects)} subjects, {count} of them labelled, "
+            f"{len(splits.cases(role))} cases"
+        )
+    for found in audited["duplicates"]:
+        print(f"  the same voxels within {found['roles'][0]}: {', '.join(found['cases'])}")
+    for found in audited["warnings"]:
+        print(f"  one label map for different images across roles: {', '.join(found['cases'])}")
+    if audited["unknown_subjects"]:
+        print("  subjects are unknown: each case counts as one, and leakage cannot be excluded")
+    print(f"wrote {out / 'splits.csv'} ({ORDERS} orders) and {out / 'audit.json'}", flush=True)

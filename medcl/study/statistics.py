@@ -1,0 +1,156 @@
+r"""The interval of a mean over runs and test subjects, which are crossed.
+
+Every run (replicate r of R) is scored on every test subject (c of C). With
+
+    d_rc = mu + a_r + b_c + e_rc,   a ~ (0, s_r^2),  b ~ (0, s_c^2),  e ~ (0, s_e^2)
+
+the grand mean has variance s_r^2 / R + s_c^2 / C + s_e^2 / (R C). The mean squares of the two-way
+table (one value a cell) have expectations
+
+    E[MS_r] = C s_r^2 + s_e^2,   E[MS_c] = R s_c^2 + s_e^2,   E[MS_e] = s_e^2
+
+so that the variance is estimated by (MS_r + MS_c - MS_e) / (R C). A component estimated as
+negative is set to 0: its mean square is replaced by MS_e in this sum. Degrees of freedom after
+Satterthwaite: the squared sum over the sum of MS^2 / df of the mean squares that remain in it, and
+never fewer than the smaller of R - 1 and C - 1.
+
+Resampling methods and tests over cases alone treat one of the two factors as if it did not vary,
+and reject a true null far too often with few replicates; this interval holds its level from four
+replicates on (`tests/study/test_statistics.py` simulates it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+CONFIDENCE = 0.95
+POWER = 0.80
+MIN_REPLICATES = 4
+MIN_SUBJECTS = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over replicates and test subjects; without an interval, `reason` says why."""
+
+    mean: float | None
+    replicates: int
+    subjects: int
+    cases: int
+    dropped_replicates: int = 0
+    undefined_cases: int = 0
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    detectable: float | None = None
+    reason: str | None = None
+
+
+def estimate(values: Float[np.ndarray, "R C"], subjects: Sequence[str] | None = None) -> Estimate:
+    """Estimate the mean of `values` (replicate, case); `subjects` names the subject of each case.
+
+    A replicate without any value is dropped, then every case that is undefined (nan) in a
+    remaining one; both are counted. Cases of one subject are averaged. For a comparison `values`
+    are paired differences.
+    """
+    names = list(subjects) if subjects is not None else [str(c) for c in range(values.shape[1])]
+    if values.shape[1] == 0:
+        return Estimate(None, 0, 0, 0, reason="no test case")
+    finished = ~np.isnan(values).all(axis=1)
+    rows = values[finished]
+    dropped = int((~finished).sum())
+    if not len(rows):
+        return Estimate(None, 0, 0, 0, dropped, reason="no replicate finished")
+    defined = ~np.isnan(rows).any(axis=0)
+    undefined = int((~defined).sum())
+    if not defined.any():
+        reason = "no test case is defined in every replicate"
+        return Estimate(None, len(rows), 0, 0, dropped, undefined, reason=reason)
+    kept = [name for name, use in zip(names, defined, strict=True) if use]
+    table = by_subject(rows[:, defined], kept)
+    plain = Estimate(float(table.mean()), len(table), table.shape[1], len(kept), dropped, undefined)
+    if reason := _why_no_interval(table):
+        return replace(plain, reason=reason)
+    mean, error, degrees = crossed(table)
+    low, high, p = (float(x) for x in t_interval(mean, error, degrees))
+    detectable = detectable_difference(float(error), float(degrees))
+    return replace(plain, low=low, high=high, p=p, detectable=detectable)
+
+
+def by_subject(
+    values: Float[np.ndarray, "R C"], subjects: Sequence[str]
+) -> Float[np.ndarray, "R S"]:
+    """Average the cases of each subject; subjects in order of appearance."""
+    order = {name: None for name in subjects}
+    named = np.array(subjects)
+    return np.stack([values[:, named == name].mean(axis=1) for name in order], axis=1)
+
+
+def _why_no_interval(table: Float[np.ndarray, "R S"]) -> str | None:
+    replicates, subjects = table.shape
+    if replicates < MIN_REPLICATES:
+        plural = "" if replicates == 1 else "s"
+        return f"{replicates} replicate{plural}; an interval needs at least {MIN_REPLICATES}"
+    if subjects < MIN_SUBJECTS:
+        return f"{subjects} test subject; an interval needs at least {MIN_SUBJECTS}"
+    if np.ptp(table) < 1e-12:
+        return "every run gave the same value for every test subject"
+    return None
+
+
+def crossed(
+    values: Float[np.ndarray, "*studies R C"],
+) -> tuple[
+    Float[np.ndarray, "*studies"], Float[np.ndarray, "*studies"], Float[np.ndarray, "*studies"]
+]:
+    """Mean, standard error and degrees of freedom of each study's table (see the module)."""
+    replicates, subjects = values.shape[-2:]
+    mean = values.mean(axis=(-2, -1), keepdims=True)
+    by_replicate = values.mean(axis=-1, keepdims=True)
+    by_case = values.mean(axis=-2, keepdims=True)
+    df_r, df_c = replicates - 1, subjects - 1
+    df_e = df_r * df_c
+    ms_r = subjects * ((by_replicate - mean) ** 2).sum(axis=(-2, -1)) / df_r
+    ms_c = replicates * ((by_case - mean) ** 2).sum(axis=(-2, -1)) / df_c
+    ms_e = ((values - by_replicate - by_case + mean) ** 2).sum(axis=(-2, -1)) / df_e
+
+    has_r, has_c = ms_r > ms_e, ms_c > ms_e
+    total = np.maximum(ms_r, ms_e) + np.maximum(ms_c, ms_e) - ms_e
+    # MS_e stays in the sum when both components are positive (with -1) or neither is (with +1)
+    spread = (
+        np.where(has_r, ms_r**2 / df_r, 0)
+        + np.where(has_c, ms_c**2 / df_c, 0)
+        + np.where(has_r == has_c, ms_e**2 / df_e, 0)
+    )
+    degrees = np.maximum(total**2 / spread, min(df_r, df_c))
+    error = np.sqrt(total / (replicates * subjects))
+    return np.asarray(mean[..., 0, 0]), np.asarray(error), np.asarray(degrees)
+
+
+def t_interval(
+    mean: Float[np.ndarray, "*studies"],
+    error: Float[np.ndarray, "*studies"],
+    degrees: Float[np.ndarray, "*studies"],
+) -> tuple[
+    Float[np.ndarray, "*studies"], Float[np.ndarray, "*studies"], Float[np.ndarray, "*studies"]
+]:
+    """Lower and upper limit of the 95 % interval, and the two-sided p of a mean of 0."""
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, degrees) * error
+    p = 2 * stats.t.sf(np.abs(mean) / error, degrees)
+    return np.asarray(mean - half), np.asarray(mean + half), np.asarray(p)
+
+
+def detectable_difference(error: float, degrees: float) -> float:
+    """The smallest true difference that a study this precise would find with 80 % power.
+
+    Sum of two quantiles of t times the standard error; the power at this difference lies within
+    two per cent of the nominal one from 3 degrees of freedom on.
+    """
+    quantiles = stats.t.ppf([(1 + CONFIDENCE) / 2, POWER], degrees)
+    return math.fsum(quantiles) * error

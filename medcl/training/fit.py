@@ -1,0 +1,324 @@
+"""The one training loop.
+
+Every draw is a function of (seed, step, index), so the state of a run is its weights, its
+optimiser and its step: a killed and resumed run equals an uninterrupted one bit for bit on the
+CPU at the same number of threads. Another number of threads, device or world size resumes with a
+warning and a mark for the report.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from medcl.config import Training
+from medcl.errors import MedclError, TrainingFailed
+from medcl.training import checkpoint
+from medcl.training.devices import Place
+from medcl.training.progress import Progress
+from medcl.training.sampler import Batch, Items, loader, step_rng
+from medcl.training.schedule import warmup_cosine
+
+State = dict[str, Any]
+STEPS_BETWEEN_CHECKS_ON_GPU = 20  # reading a loss waits for the GPU
+
+
+@dataclass
+class Fitted:
+    """What a training leaves behind besides the weights in its model."""
+
+    progress: Progress
+    seconds: float
+    optimiser: State
+    selected: State | None = None
+    selected_step: int | None = None
+    resumed: list[str] = field(default_factory=list)
+
+
+def fit(
+    model: nn.Module,
+    items: Items,
+    settings: Training,
+    *,
+    steps: int,
+    seed: int,
+    place: Place,
+    work: str | Path,
+    what: str,
+    validate: Callable[[], float] | None = None,
+    validate_every: int = 0,
+    workers: int = 0,
+) -> Fitted:
+    """Train `model` in place for `steps` optimiser steps.
+
+    `model(batch)` gives (loss, terms); `model.after_step()`, where there is one, follows each
+    step. `validate()`, higher is better, runs every `validate_every` steps; the best weights are
+    returned beside the last ones. State is kept in `work` and resumed from there.
+
+    Raises TrainingFailed for a loss that is not finite or a device out of memory; SystemExit(143)
+    after SIGTERM, with the state saved.
+    """
+    model.to(place.device).train()
+    refuse_inexact(model, settings.accumulate)
+    optimiser = _optimiser(model, settings)
+    run = _Run(model, optimiser, Path(work) / "state.pt", place, what, steps)
+    run.resume(torch.get_num_threads())
+    batches = loader(
+        items,
+        seed=seed,
+        first=run.step,
+        steps=steps,
+        batch=settings.batch,
+        rank=place.rank,
+        world=place.world,
+        workers=workers,
+        pin=place.device.type == "cuda",
+    )
+    warmup = round(settings.warmup * steps)
+    with _stopping() as stop:
+        for drawn in batches:
+            factor = warmup_cosine(run.step + 1, steps + 1, warmup)
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * factor
+            batch = {k: v.to(place.device, non_blocking=True) for k, v in drawn.items()}
+            batch = items.augment(batch, step_rng(seed, run.step, place.rank))
+            try:
+                loss, terms = _backward(model, batch, settings, place)
+            except torch.cuda.OutOfMemoryError as error:
+                raise TrainingFailed(
+                    f"{what}: the GPU is out of memory at step {run.step + 1} "
+                    f"({str(error).splitlines()[0]}); lower `batch` or `crop`, raise `accumulate`"
+                ) from None
+            nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            if hasattr(model, "after_step"):
+                model.after_step()
+            run.step += 1
+            run.note(loss, terms, settings.learning_rate * factor, settings.batch)
+            last = run.step == steps
+            if validate is not None and (last or run.step % validate_every == 0):
+                run.select(validate())
+                model.train()
+            if last or stop["now"] or run.due(settings.save_every_s):
+                run.save()
+            if stop["now"] and not last:
+                print(f"{what}: stopped at step {run.step}, state saved", flush=True)
+                raise SystemExit(143)
+    run.progress.close()
+    return Fitted(
+        run.progress,
+        run.seconds(),
+        optimiser.state_dict(),
+        run.selected,
+        run.selected_step,
+        run.marks,
+    )
+
+
+def refuse_inexact(model: nn.Module, parts: int) -> None:
+    """Raise MedclError where a batch computed in parts would not equal the whole batch."""
+    if parts == 1:
+        return
+    if not (hasattr(model, "embed") and hasattr(model, "compare")):
+        raise MedclError(f"accumulate: {type(model).__name__} has no embed and compare; use 1")
+    for name, module in model.named_modules():
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm or (isinstance(module, nn.Dropout) and module.p > 0):
+            raise MedclError(
+                f"accumulate: {parts} parts would differ from the whole batch, because {name} is "
+                f"a {type(module).__name__}; use accumulate: 1, or a network with norm: instance"
+            )
+
+
+def cached_backward(model: nn.Module, batch: Batch, parts: int) -> tuple[Tensor, dict[str, Any]]:
+    """Gradients of the whole batch with the memory of one part.
+
+    Embeds the parts without gradient, compares all embeddings once, then embeds each part again
+    and passes the gradients of its embeddings on. Source: Gao et al., "Scaling Deep Contrastive
+    Learning Batch Size under Memory Limited Setup", 2021, arXiv:2101.06983.
+    """
+    size = math.ceil(len(next(iter(batch.values()))) / parts)
+    pieces = list(zip(*(value.split(size) for value in batch.values()), strict=True))
+    chunks = [dict(zip(batch, piece, strict=True)) for piece in pieces]
+    with torch.no_grad():
+        embedded = [model.embed(chunk) for chunk in chunks]  # type: ignore[operator]
+    joined = {key: torch.cat([part[key] for part in embedded]) for key in embedded[0]}
+    for value in joined.values():
+        value.requires_grad_(value.is_floating_point())
+    loss, terms = model.compare(joined, batch)  # type: ignore[operator]
+    loss.backward()
+    offsets = dict.fromkeys(joined, 0)
+    for chunk in chunks:
+        outputs, gradients = [], []
+        for key, value in model.embed(chunk).items():  # type: ignore[operator]
+            start = offsets[key]
+            offsets[key] += len(value)
+            gradient = joined[key].grad
+            if value.requires_grad and gradient is not None:
+                outputs.append(value)
+                gradients.append(gradient[start : start + len(value)])
+        torch.autograd.backward(outputs, gradients)
+    return loss.detach(), terms
+
+
+def _backward(
+    model: nn.Module, batch: Batch, settings: Training, place: Place
+) -> tuple[Tensor, dict[str, Any]]:
+    cuda = place.device.type == "cuda"
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and cuda)
+    with torch.autocast(place.device.type, torch.bfloat16, enabled=bf16):
+        if settings.accumulate > 1:
+            loss, terms = cached_backward(model, batch, settings.accumulate)
+        else:
+            loss, terms = model(batch)
+    if settings.accumulate == 1:
+        loss.backward()
+    if place.world > 1:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                distributed.all_reduce(parameter.grad)
+                parameter.grad /= place.world
+    return loss.detach(), terms
+
+
+def _optimiser(model: nn.Module, settings: Training) -> torch.optim.AdamW:
+    """AdamW; norms and biases do not decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=None)
+
+
+class _Run:
+    """Step, rows and best weights of a run, and where they are kept."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        file: Path,
+        place: Place,
+        what: str,
+        steps: int,
+    ) -> None:
+        self.model, self.optimiser, self.file, self.place = model, optimiser, file, place
+        self.what, self.steps = what, steps
+        self.step = 0
+        self.selected: State | None = None
+        self.selected_step: int | None = None
+        self.best = -math.inf
+        self.marks: list[str] = []
+        self.before = 0.0
+        self.pending: list[tuple[int, Tensor, dict[str, Any], float]] = []
+        self.progress = Progress(what, steps)
+        self.started = self.saved = self.last_step = time.monotonic()
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def environment(self, threads: int) -> dict[str, Any]:
+        return {"threads": threads, "world": self.place.world, "device": self.place.device.type}
+
+    def resume(self, threads: int) -> None:
+        """Continue from the saved state, if there is one."""
+        if not self.file.exists():
+            return
+        state = checkpoint.load(self.file)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.before = state["step"], state["seconds"]
+        self.selected, self.selected_step = state["selected"], state["selected_step"]
+        self.best, self.marks = state["best"], state["marks"]
+        self.progress.close()
+        self.progress = Progress(self.what, self.steps, state["rows"])
+        now = self.environment(threads)
+        for key, value in state["environment"].items():
+            if now[key] != value:
+                mark = f"resumed at step {self.step} with {key} {now[key]} instead of {value}"
+                self.marks.append(mark)
+                print(f"{self.what}: {mark}: no longer exactly the uninterrupted run", flush=True)
+        print(f"{self.what}: resumed at step {self.step}", flush=True)
+
+    def save(self) -> None:
+        self.flush()
+        self.saved = time.monotonic()
+        if not self.place.leads:
+            return
+        state = {
+            "kind": "state",
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds(),
+            "rows": self.progress.rows,
+            "selected": self.selected,
+            "selected_step": self.selected_step,
+            "best": self.best,
+            "marks": self.marks,
+            "environment": self.environment(torch.get_num_threads()),
+        }
+        checkpoint.save(self.file, state)
+
+    def due(self, seconds: float) -> bool:
+        return time.monotonic() - self.saved >= seconds
+
+    def note(self, loss: Tensor, terms: dict[str, Any], rate: float, items: int) -> None:
+        """Take the numbers of a step; on a GPU they are read some steps later."""
+        now = time.monotonic()
+        took, self.last_step = now - self.last_step, now
+        numbers = {
+            "learning_rate": rate,
+            "seconds": self.seconds(),
+            "items_per_second": items / max(took, 1e-9),
+        }
+        self.pending.append((self.step, loss, {**terms, **numbers}, took))
+        on_cpu = self.place.device.type == "cpu"
+        if on_cpu or len(self.pending) >= STEPS_BETWEEN_CHECKS_ON_GPU:
+            self.flush()
+
+    def flush(self) -> None:
+        for step, loss, terms, _ in self.pending:
+            row = {"step": step, "loss": float(loss)}
+            row |= {name: float(value) for name, value in terms.items()}
+            if not math.isfinite(row["loss"]):
+                parts = {k: v for k, v in row.items() if k in terms and k != "seconds"}
+                named = ", ".join(f"{k} {v:.4g}" for k, v in parts.items())
+                raise TrainingFailed(
+                    f"{self.what}: loss is {row['loss']} at step {step}: {named}; "
+                    "lower `learning_rate`, or look at the inputs"
+                )
+            self.progress.add(row)
+        self.pending.clear()
+
+    def select(self, score: float) -> None:
+        self.flush()
+        self.progress.rows[-1]["validation_dice"] = score
+        if score > self.best:
+            self.best, self.selected_step = score, self.step
+            weights = self.model.state_dict()
+            self.selected = {k: v.detach().cpu().clone() for k, v in weights.items()}
+
+
+@contextmanager
+def _stopping() -> Iterator[dict[str, bool]]:
+    """Ask the loop to stop at the end of the step when SIGTERM comes."""
+    stop = {"now": False}
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.update(now=True))
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,29 @@
+"""Items of a pretraining: groups of pool cases, cropped and augmented by the objective's views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from medcl.data.store import Store
+from medcl.objectives.base import Views
+from medcl.training.sampler import Batch
+
+
+@dataclass(frozen=True)
+class PretextItems:
+    """cases: the pool cases of `store`; labels are never read here."""
+
+    store: Store
+    cases: Sequence[str]
+    views: Views
+
+    def item(self, rng: np.random.Generator) -> Batch:
+        group = self.views.groups(self.cases, rng)
+        return self.views.crop(tuple(self.store[case] for case in group), rng)
+
+    def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        return self.views.augment(batch, rng)

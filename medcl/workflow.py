@@ -1,0 +1,187 @@
+"""What the Snakefile asks: the checked study, its paths and targets, and each rule's section.
+
+Rules hold no logic, because nothing can unit-test it there. Each rule is given only its own
+section, so that another arm, label count or replicate re-runs nothing that stands already.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from medcl.config import ConfigError, Study, load_study
+from medcl.files import write_text, write_yaml
+
+
+def use_this_interpreter() -> None:
+    """Let the rules' `python` be the one that runs Snakemake, also from an un-activated venv."""
+    folder = str(Path(sys.executable).parent)
+    paths = os.environ.get("PATH", "").split(os.pathsep)
+    if paths[0] != folder:
+        os.environ["PATH"] = os.pathsep.join([folder, *paths])
+
+
+def check_command_line(arguments: Sequence[str], overrides: Mapping[str, Any], base: Path) -> None:
+    """Refuse what Snakemake takes silently: a misspelt profile, and nested values of --config.
+
+    Raises ConfigError.
+    """
+    for position, word in enumerate(arguments):
+        name = None
+        if word.startswith("--workflow-profile="):
+            name = word.partition("=")[2]
+        elif word == "--workflow-profile" and position + 1 < len(arguments):
+            name = arguments[position + 1]
+        if not name or name == "none":
+            continue
+        places = [Path(name), Path("profiles") / name, base / "profiles" / name]
+        if not any(place.exists() for place in places):
+            shipped = sorted(path.name for path in (base / "profiles").iterdir())
+            near = difflib.get_close_matches(name, shipped, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(shipped)}"
+            raise ConfigError(f"--workflow-profile {name}: no such profile; {hint}")
+    for key, value in overrides.items():
+        if isinstance(value, (dict, list)):
+            raise ConfigError(
+                f"--config {key}=...: nested values arrive as texts; write them into a YAML file "
+                "and give it with --configfile"
+            )
+
+
+def gpus() -> int:
+    """Number of GPUs this machine shows, found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip() not in {"", "-1"}])
+    return len(list(Path("/dev").glob("nvidia[0-9]*"))) if shutil.which("nvidia-smi") else 0
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A study as the rules see it."""
+
+    study: Study
+    files: tuple[str, ...] = ()
+
+    @cached_property
+    def root(self) -> str:
+        return f"{self.study.results}/{self.study.study}"
+
+    @cached_property
+    def gpu(self) -> int:
+        """GPUs of one training job: one where there is any."""
+        return min(1, gpus())
+
+    @property
+    def threads(self) -> int:
+        return self.study.dataset.plan.threads or 1
+
+    def targets(self) -> list[str]:
+        return [f"{self.root}/report.html", f"{self.root}/comparison.csv"]
+
+    def runs(self, file: str) -> list[str]:
+        """`file` of every fine-tuning of the study."""
+        return [
+            f"{self.root}/finetune/{arm}/n{n}/r{r}/{file}"
+            for arm in self.study.arms
+            for n in self.study.labelled
+            for r in range(self.study.replicates)
+        ]
+
+    def pretrainings(self, file: str) -> list[str]:
+        """`file` of every pretraining a replicate uses."""
+        used = {
+            self.encoder(arm, r) for arm in self.study.arms for r in range(self.study.replicates)
+        }
+        return sorted(str(Path(path).parent / file) for path in used if path)
+
+    def encoder(self, arm: str, replicate: int) -> str:
+        """encoder.pt a replicate starts from, "" for none; seeds are assigned in turn."""
+        pretrain = self.study.arms[arm].pretrain
+        if pretrain is None:
+            return ""
+        return f"{self.root}/pretrain/{arm}/s{replicate % pretrain.seeds}/encoder.pt"
+
+    def encoder_of(self, wildcards: Any) -> list[str]:
+        path = self.encoder(wildcards.arm, int(wildcards.replicate))
+        return [path] if path else []
+
+    def phantom_of(self, wildcards: Any) -> list[str]:
+        """The generated dataset, where the study has one."""
+        return [f"{self.root}/phantom/phantom.json"] if self.study.dataset.phantom else []
+
+    def folder(self, wildcards: Any, output: Any) -> str:
+        """Folder of a rule's outputs."""
+        return str(Path(output[0]).parent)
+
+    # Each rule's section, as text for its command line.
+
+    def dataset(self) -> str:
+        return _text(self.study.dataset)
+
+    def phantom(self) -> str:
+        return _text(self.study.dataset.phantom)
+
+    def split(self) -> str:
+        return _text(self.study.split)
+
+    def network(self) -> str:
+        return _text(self.study.network)
+
+    def pretrain(self, wildcards: Any) -> str:
+        pretrain = self.study.arms[wildcards.arm].pretrain
+        return _text(pretrain, without={"seeds"})
+
+    def finetune(self, wildcards: Any) -> str:
+        steps = self.study.finetune.steps_for(int(wildcards.labelled))
+        return _text(self.study.finetune.model_copy(update={"steps": steps}))
+
+    def predict(self) -> str:
+        return _text(self.study.predict)
+
+    def evaluate(self) -> str:
+        return _text(self.study.evaluate)
+
+    def report(self) -> str:
+        return _text(self.study)
+
+    def write_resolved(self) -> None:
+        """Write the study with every default, and what the user typed, beside its results."""
+        write_yaml(f"{self.root}/config.resolved.yaml", self.study.model_dump(mode="json"))
+        command = " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
+        write_text(f"{self.root}/command.txt", command + "\n")
+
+
+def flow(
+    config: Mapping[str, Any],
+    files: Sequence[Any],
+    overrides: Mapping[str, Any],
+    base: str | Path,
+) -> Flow:
+    """Check the command line and the configuration; ConfigError names every problem."""
+    check_command_line(sys.argv, overrides, Path(base))
+    names = tuple(os.path.relpath(str(file)) for file in files)
+    try:
+        return Flow(load_study(config, file=" + ".join(names) or "config"), names)
+    except ConfigError as error:
+        # Snakemake shows a traceback for anything but its own errors.
+        from snakemake.exceptions import WorkflowError
+
+        raise WorkflowError(f"the configuration has problems:\n{error}") from None
+
+
+def _text(section: BaseModel | None, without: set[str] | None = None) -> str:
+    if section is None:
+        return "{}"
+    return json.dumps(section.model_dump(mode="json", exclude=without or set()), sort_keys=True)

@@ -1,0 +1,165 @@
+"""The crossed-variance interval: against a slow loop, and its level by simulation."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from medcl.study.statistics import (
+    crossed,
+    detectable_difference,
+    estimate,
+    t_interval,
+)
+
+
+def simulate(rng, *, studies, replicates, cases, variances, effect=0.0):
+    """Differences of `studies` studies (S, R, C): effect + replicate + case + residual."""
+    replicate, case, residual = (math.sqrt(variance) for variance in variances)
+    return (
+        effect
+        + replicate * rng.standard_normal((studies, replicates, 1))
+        + case * rng.standard_normal((studies, 1, cases))
+        + residual * rng.standard_normal((studies, replicates, cases))
+    )
+
+
+def slow_interval(table):
+    """The same interval, in loops and from the variance components themselves."""
+    rows, columns = len(table), len(table[0])
+    grand = sum(sum(row) for row in table) / (rows * columns)
+    row_mean = [sum(row) / columns for row in table]
+    column_mean = [sum(table[r][c] for r in range(rows)) / rows for c in range(columns)]
+    ms_r = columns * sum((m - grand) ** 2 for m in row_mean) / (rows - 1)
+    ms_c = rows * sum((m - grand) ** 2 for m in column_mean) / (columns - 1)
+    ss_e = 0.0
+    for r in range(rows):
+        for c in range(columns):
+            ss_e += (table[r][c] - row_mean[r] - column_mean[c] + grand) ** 2
+    ms_e = ss_e / ((rows - 1) * (columns - 1))
+    s_r = max(0.0, (ms_r - ms_e) / columns)
+    s_c = max(0.0, (ms_c - ms_e) / rows)
+    variance = s_r / rows + s_c / columns + ms_e / (rows * columns)
+    parts = []
+    if s_r > 0:
+        parts.append((ms_r, rows - 1))
+    if s_c > 0:
+        parts.append((ms_c, columns - 1))
+    if (s_r > 0) == (s_c > 0):
+        parts.append((ms_e, (rows - 1) * (columns - 1)))
+    total = variance * rows * columns
+    degrees = total**2 / sum(ms**2 / df for ms, df in parts)
+    degrees = max(degrees, min(rows, columns) - 1)
+    half = stats.t.ppf(0.975, degrees) * math.sqrt(variance)
+    p = 2 * stats.t.sf(abs(grand) / math.sqrt(variance), degrees)
+    return grand, grand - half, grand + half, p
+
+
+SPLITS = {
+    "all three": (1, 1, 1),
+    "replicates alone": (1, 0, 0.3),
+    "cases alone": (0, 1, 0.3),
+    "residual alone": (0, 0, 1),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_interval_equals_the_one_computed_in_loops(split):
+    rng = np.random.default_rng(3)
+    for table in simulate(rng, studies=20, replicates=5, cases=7, variances=SPLITS[split]):
+        found = estimate(table + 0.4)
+        mean, low, high, p = slow_interval((table + 0.4).tolist())
+        assert found.mean == pytest.approx(mean)
+        assert (found.low, found.high) == pytest.approx((low, high))
+        assert found.p == pytest.approx(p)
+
+
+@pytest.mark.parametrize(("replicates", "cases"), list(product((5, 10), (12, 40))))
+@pytest.mark.parametrize("variances", [(1, 1, 1), (0.6, 0.2, 0.2), (0.1, 0.8, 0.3)])
+def test_a_true_null_is_rejected_in_at_most_seven_per_cent_of_studies(replicates, cases, variances):
+    rng = np.random.default_rng(20)
+    values = simulate(rng, studies=2000, replicates=replicates, cases=cases, variances=variances)
+    *_, p = t_interval(*crossed(values))
+    assert 0.02 <= np.mean(p < 0.05) <= 0.07
+
+
+def test_four_replicates_are_enough_for_the_level_to_hold():
+    rng = np.random.default_rng(21)
+    values = simulate(rng, studies=2000, replicates=4, cases=20, variances=(1, 0.5, 0.5))
+    *_, p = t_interval(*crossed(values))
+    assert np.mean(p < 0.05) <= 0.07
+
+
+def test_a_difference_as_large_as_the_detectable_one_is_found_in_four_of_five_studies():
+    rng = np.random.default_rng(22)
+    variances, replicates, cases = (0.5, 0.5, 1.0), 10, 40
+    error = math.sqrt(0.5 / replicates + 0.5 / cases + 1.0 / (replicates * cases))
+    null = simulate(rng, studies=2000, replicates=replicates, cases=cases, variances=variances)
+    _, _, degrees = crossed(null)
+    effect = detectable_difference(error, float(np.median(degrees)))
+    *_, p = t_interval(*crossed(null + effect))
+    assert np.mean(p < 0.05) == pytest.approx(0.80, abs=0.04)
+
+
+def test_the_detectable_difference_is_the_sum_of_two_quantiles_of_t():
+    # qt(0.975, 9) = 2.262157, qt(0.8, 9) = 0.8834039 (printed tables of t)
+    assert detectable_difference(0.01, 9.0) == pytest.approx(0.03145561, abs=1e-7)
+
+
+def test_the_interval_contains_zero_exactly_when_p_exceeds_five_per_cent():
+    rng = np.random.default_rng(4)
+    for table in simulate(rng, studies=50, replicates=5, cases=6, variances=(1, 1, 1), effect=1.2):
+        found = estimate(table)
+        assert (found.low <= 0 <= found.high) == (found.p >= 0.05)
+
+
+def test_a_failed_replicate_is_dropped_as_a_row_and_an_undefined_case_as_a_column():
+    rng = np.random.default_rng(5)
+    (whole,) = simulate(rng, studies=1, replicates=6, cases=8, variances=(1, 1, 1))
+    holed = whole.copy()
+    holed[2] = np.nan
+    holed[4, 5] = np.nan
+    found = estimate(holed)
+    expected = estimate(np.delete(np.delete(whole, 2, axis=0), 5, axis=1))
+    assert (found.mean, found.low, found.p) == (expected.mean, expected.low, expected.p)
+    assert (found.replicates, found.dropped_replicates) == (5, 1)
+    assert (found.cases, found.undefined_cases) == (7, 1)
+
+
+def test_cases_of_one_subject_count_as_one():
+    rng = np.random.default_rng(6)
+    (table,) = simulate(rng, studies=1, replicates=5, cases=4, variances=(1, 1, 1))
+    found = estimate(table, subjects=["a", "b", "a", "c"])
+    by_hand = np.stack([(table[:, 0] + table[:, 2]) / 2, table[:, 1], table[:, 3]], axis=1)
+    expected = estimate(by_hand)
+    assert (found.mean, found.low, found.high) == (expected.mean, expected.low, expected.high)
+    assert (found.cases, found.subjects) == (4, 3)
+
+
+def test_fewer_than_four_replicates_give_the_mean_alone_and_the_reason():
+    found = estimate(np.array([[0.1, 0.3], [0.2, 0.2], [0.3, 0.1]]))
+    assert found.mean == pytest.approx(0.2)
+    assert (found.low, found.high, found.p, found.detectable) == (None, None, None, None)
+    assert found.reason == "3 replicates; an interval needs at least 4"
+
+
+def test_one_test_subject_gives_no_interval():
+    found = estimate(np.array([[0.1], [0.2], [0.3], [0.25], [0.2]]))
+    assert found.low is None
+    assert found.reason == "1 test subject; an interval needs at least 2"
+
+
+def test_values_without_any_variation_give_no_interval():
+    found = estimate(np.zeros((5, 6)))
+    assert (found.mean, found.low, found.detectable) == (0.0, None, None)
+    assert found.reason == "every run gave the same value for every test subject"
+
+
+def test_nothing_at_all_gives_no_mean():
+    assert estimate(np.full((5, 3), np.nan)).mean is None
+    assert estimate(np.full((5, 3), np.nan)).reason == "no replicate finished"
+    assert estimate(np.empty((5, 0))).reason == "no test case"
+    half = np.array([[np.nan, 1.0], [1.0, np.nan]])
+    assert estimate(half).reason == "no test case is defined in every replicate"
