@@ -23,8 +23,8 @@ BINS = 256  # of Otsu's histogram
 class Body:
     """The body in a volume, found on every `step`-th voxel.
 
-    `box` is the body without, `crop` with a margin, in voxels. Where nothing can be told from
-    air, as in a patch cut out of an organ, both are the whole volume and so is the mask.
+    `box` is the body without, `crop` with a margin, in voxels; `mask` leaves out its rim. Where
+    nothing can be told from air, as in a patch cut out of an organ, all three are everything.
     """
 
     box: Box
@@ -60,7 +60,9 @@ def find_body(volume: Volume, *, threshold: float | None = None) -> Body:
         crop.append((max(low - margin, 0), min(high + margin, length)))
     if _voxels(crop) > WORTHWHILE * np.prod(volume.shape):
         crop = [(0, length) for length in volume.shape]
-    return Body(_box(box), _box(crop), step, mask)
+    # Smoothing takes in a layer of air, which must not count as body's values.
+    inner = ndimage.binary_erosion(mask, border_value=1)
+    return Body(_box(box), _box(crop), step, inner if inner.any() else mask)
 
 
 def _foreground(
@@ -69,7 +71,8 @@ def _foreground(
     if threshold is not None:
         return values > threshold
     smooth = ndimage.gaussian_filter(values, 1.0)
-    low, high = float(smooth.min()), float(np.percentile(smooth, 99))
+    # Air is near zero, unless the values have been shifted below it.
+    low, high = min(float(smooth.min()), 0.0), float(np.percentile(smooth, 99))
     if not high > low:
         return np.zeros(values.shape, bool)
     roots = np.cbrt(np.clip((smooth - low) / (high - low), 0, 1))

@@ -177,10 +177,10 @@ def align_label(
     if len(label.array) != 1:
         wrong = f"{label_path}: {len(label.array)} values per voxel in a label map"
         return label, [_error("not_3d", wrong, "supply one label map with a value per class")]
-    if same_grid(label, image):
-        return label, []
     if findings := check_place(label, label_path):
         return label, findings
+    if same_grid(label, image):
+        return label, []
     turned = reorient(label, image.orientation)
     if same_grid(turned, image):
         return turned, [
@@ -241,17 +241,23 @@ def check_label_values(
 
 def label_values(array: Integer[np.ndarray, "..."]) -> list[int]:
     """The values that occur, in order."""
-    low, high = int(array.min()), int(array.max())
-    if high - low < 1 << 16:  # counting is several times faster than sorting
-        counts = np.bincount(array.ravel(order="K").astype(np.int64) - low)
-        return [int(value) + low for value in np.flatnonzero(counts)]
-    return [int(value) for value in np.unique(array)]
+    if array.min() < 0 or array.max() >= 1 << 16:
+        return [int(value) for value in np.unique(array)]
+    seen = np.zeros(int(array.max()) + 1, bool)  # several times faster than sorting
+    seen[array.ravel(order="K")] = True
+    return [int(value) for value in np.flatnonzero(seen)]
 
 
 def voxel_sha256(array: Num[np.ndarray, "C X Y Z"]) -> str:
-    """Hash of the values as float32 in C order and of the shape, whatever file they came from."""
+    """Hash of the shape and of the values as float32, whatever file they came from.
+
+    The first axis is the fastest, as files store it: a volume just read is hashed as it lies.
+    """
     digest = hashlib.sha256(repr(array.shape).encode())
-    digest.update(np.ascontiguousarray(array, dtype=np.float32))
+    for channel in array:
+        for plane in range(channel.shape[2]):
+            values = np.ascontiguousarray(channel[:, :, plane].T, dtype=np.float32)
+            digest.update(values.data)
     return digest.hexdigest()
 
 

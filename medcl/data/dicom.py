@@ -59,6 +59,7 @@ class Slice:
 class Series:
     """The checked slices of one volume in order; voxels are decoded on demand."""
 
+    folder: Path
     slices: tuple[Slice, ...]
     affine: Float64[np.ndarray, "4 4"]
     sha256: str
@@ -87,23 +88,32 @@ class Series:
 
     def decode(self) -> Volume:
         """The voxels: int16 where that loses nothing, else float32. Raises VolumeError."""
-        first = self.slices[0].dataset
-        stack = np.empty((len(self.slices), first.Rows, first.Columns), np.float32)
-        decoded: tuple[Dataset | None, np.ndarray] = (None, stack)
-        for index, item in enumerate(self.slices):
-            if decoded[0] is not item.dataset:
-                decoded = (item.dataset, _pixels(item))
+        planes = list(self._planes())
+        shape = (len(planes), *planes[0][0].shape)
+        if all(p.dtype.kind in "iu" and m == 1 and b == round(b) for p, m, b in planes):
+            low = min(int(pixels.min()) + shift for pixels, _, shift in planes)
+            high = max(int(pixels.max()) + shift for pixels, _, shift in planes)
+            if low >= -(1 << 15) and high < 1 << 15:
+                whole = np.empty(shape, np.int16)
+                for index, (pixels, _, shift) in enumerate(planes):
+                    np.add(pixels, shift, out=whole[index], dtype=np.int32, casting="unsafe")
+                return Volume(whole.transpose(2, 1, 0)[None], self.affine)
+        stack = np.empty(shape, np.float32)
+        for index, (pixels, slope, shift) in enumerate(planes):
+            stack[index] = pixels * np.float64(slope) + shift
+        return Volume(stack.transpose(2, 1, 0)[None], self.affine)
+
+    def _planes(self) -> Iterator[tuple[np.ndarray, float, float]]:
+        """Stored pixels, slope and intercept of each slice."""
+        decoded: tuple[Dataset, np.ndarray] | None = None
+        for item in self.slices:
+            if decoded is None or decoded[0] is not item.dataset:
+                decoded = (item.dataset, _pixels(self.folder, item))
             pixels = decoded[1] if item.frame is None else decoded[1][item.frame]
             if "ModalityLUTSequence" in item.dataset:
-                stack[index] = apply_modality_lut(pixels, item.dataset)
+                yield apply_modality_lut(pixels, item.dataset), 1.0, 0.0
             else:
-                stack[index] = pixels * np.float64(item.slope) + item.intercept
-        whole = all(s.slope == 1 and s.intercept == round(s.intercept) for s in self.slices)
-        if whole and not any("ModalityLUTSequence" in s.dataset for s in self.slices):
-            limits = np.iinfo(np.int16)
-            if limits.min <= stack.min() and stack.max() <= limits.max:
-                return Volume(stack.astype(np.int16).transpose(2, 1, 0)[None], self.affine)
-        return Volume(stack.transpose(2, 1, 0)[None], self.affine)
+                yield pixels, item.slope, item.intercept
 
 
 def is_dicom(path: Path) -> bool:
@@ -135,7 +145,7 @@ def read_series(folder: str | Path) -> Series:
         )
     _check_alike(folder, slices)
     slices, step = _sort(folder, slices)
-    return Series(tuple(slices), _affine(folder, slices, step), digest, tuple(findings))
+    return Series(folder, tuple(slices), _affine(folder, slices, step), digest, tuple(findings))
 
 
 def _read_files(folder: Path) -> tuple[list[tuple[str, Dataset]], list[Finding], str]:
@@ -158,17 +168,20 @@ def _read_files(folder: Path) -> tuple[list[tuple[str, Dataset]], list[Finding],
             OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError,
             NotImplementedError, RecursionError, struct.error, UserWarning,
         ) as error:  # fmt: skip
-            damaged[path.name] = str(error).splitlines()[0] if str(error) else repr(error)
+            damaged[path.name] = _reason(error)
         else:
-            if kind == "no_pixel_data":
+            if kind == "nothing":
+                damaged[path.name] = "it ends before it says what it is"
+            elif kind == "no_pixel_data":
                 raise VolumeError(
                     kind, f"{folder / path.name}: an image without pixels", "supply the whole file"
                 )
-            if kind:
+            elif kind:
                 others[path.name] = kind
             else:
                 images.append((path.name, dataset))
-                digest.update(f"{path.name}\0{len(data)}\0".encode() + data)
+                digest.update(f"{path.name}\0{len(data)}\0".encode())
+                digest.update(data)
     return images, _judge_others(folder, images, others, damaged), digest.hexdigest()
 
 
@@ -184,6 +197,8 @@ def _judge_others(
         raise VolumeError(
             "not_an_image", f"{folder}: holds no image, only {kinds}", "nothing to do"
         )
+    if not images and not damaged:
+        raise VolumeError("unreadable", f"{folder}: no files", "supply the series")
     endings = {_ending(name) for name, _ in images}
     for name, reason in damaged.items():
         if not images or _ending(name) in endings:
@@ -214,7 +229,7 @@ def _kind(dataset: Dataset) -> str:
         return ""
     if modality not in NOT_IMAGES and (name.endswith("Image Storage") or "Rows" in dataset):
         return "no_pixel_data"
-    return name or modality or "an object without a class"
+    return name or modality or "nothing"
 
 
 @contextmanager
@@ -378,7 +393,7 @@ def _sort(folder: Path, slices: list[Slice]) -> tuple[list[Slice], float]:
 
 
 def _affine(folder: Path, slices: list[Slice], steps: float) -> Float64[np.ndarray, "4 4"]:
-    """Voxel indices (column, row, slice) to mm, RAS+; refuses slices that are not stacked straight."""
+    """Voxel indices (column, row, slice) to mm, RAS+; refuses slices not stacked straight."""
     first, last = slices[0], slices[-1]
     step = (last.position - first.position) / steps
     line = first.position + np.outer(np.arange(len(slices)), step)
@@ -406,7 +421,7 @@ def _affine(folder: Path, slices: list[Slice], steps: float) -> Float64[np.ndarr
     return LPS_TO_RAS @ affine
 
 
-def _pixels(item: Slice) -> np.ndarray:
+def _pixels(folder: Path, item: Slice) -> np.ndarray:
     try:
         with _quiet():
             return item.dataset.pixel_array
@@ -415,9 +430,13 @@ def _pixels(item: Slice) -> np.ndarray:
         ValueError, RuntimeError, NotImplementedError, AttributeError, TypeError, KeyError,
         EOFError, OSError, IndexError, struct.error, UserWarning,
     ) as error:  # fmt: skip
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise VolumeError(
             "unreadable",
-            f"{item.name}: the pixels cannot be decoded: {reason}",
+            f"{folder / item.name}: the pixels cannot be decoded: {_reason(error)}",
             "copy the series again from its origin",
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).replace(" in file <no filename>", "").splitlines()
+    return lines[0].rstrip(":") if lines else repr(error)

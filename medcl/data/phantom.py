@@ -32,6 +32,7 @@ from medcl.files import replacing, write_json
 TABLE = "phantom.csv"
 COLUMNS = ("subject", "visit", "image", "label", "cohort")
 FOLDERS = ("images", "labels", "series", "archive")
+FEWEST = 6  # from then on every kind of subject is there
 FIELD_OF_VIEW_MM = (166.0, 128.0, 132.0)
 ORIENTATIONS = [
     "".join(pair[flip] for pair, flip in zip(axes, flips, strict=True))
@@ -46,6 +47,7 @@ SERIES_ORIENTATIONS = ("LPS", "LIP", "PIR")
 class Scan:
     """One case; paths are relative to the folder. `code` is the finding it has to end with."""
 
+    case: str
     subject: str
     visit: str
     image: str
@@ -61,8 +63,14 @@ def write_phantom(
 ) -> list[Scan]:
     """Write images, label maps, table and phantom.json; what an earlier run left is removed.
 
-    Raises MedclError for a folder with files that no phantom run wrote.
+    Raises MedclError for fewer than FEWEST subjects, and for a folder with files that no phantom
+    run wrote.
     """
+    if keys.subjects < FEWEST:
+        raise MedclError(
+            f"phantom.subjects: {keys.subjects} are too few to show every kind of case; give "
+            f"{FEWEST} or more"
+        )
     folder = Path(folder)
     _clear(folder)
     scans = []
@@ -130,6 +138,7 @@ def _subject(folder: Path, seed: int, index: int) -> list[Scan]:
     scans = []
     for visit in range(1, visits + 1):
         scan = Scan(
+            case=f"p{index + 1:02d}" + (f"_{visit}" if visits > 1 else ""),
             subject=f"p{index + 1:02d}",
             visit=str(visit) if visits > 1 else "",
             image="",
@@ -158,17 +167,16 @@ def _write(
 ) -> Scan:
     """Write one scan in its orientation; return it with its paths."""
     image, label = (reorient(v, scan.orientation) for v in acquire(torso, rng))
-    name = scan.subject + (f"_v{scan.visit}" if scan.visit else "")
     if series:
-        scan = replace(scan, image=f"{'series' if scan.in_table else 'archive'}/{name}")
+        scan = replace(scan, image=f"{'series' if scan.in_table else 'archive'}/{scan.case}")
         write_series(folder / scan.image, image, scan.subject, rng)
     else:
-        scan = replace(scan, image=f"images/{name}.nii")
+        scan = replace(scan, image=f"images/{scan.case}.nii")
         if whole:
             image = replace(image, array=_whole(image.array))
         write_nifti(folder / scan.image, image)
     if labelled:
-        scan = replace(scan, label=f"labels/{name}.nii.gz")
+        scan = replace(scan, label=f"labels/{scan.case}.nii.gz")
         write_nifti(folder / scan.label, label)
     return scan
 
@@ -188,16 +196,16 @@ def _broken(folder: Path, code: str, rng: Generator, series: bool = False) -> Sc
     """A valid labelled case named after what will be broken."""
     subject = f"broken-{code.replace('_', '-')}"
     orientation = "LPS" if series else "RAS"
-    scan = Scan(subject, "", "", "", "healthy", orientation, code=code)
+    scan = Scan(subject, subject, "", "", "", "healthy", orientation, code=code)
     return _write(folder, scan, draw_torso(rng, lesions=False), rng, series, labelled=True)
 
 
 def _change(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Replace the array of a NIfTI file by `change` of it."""
-    image = nib.load(path)
-    array = change(np.array(image.dataobj))
+    """Replace the array of a NIfTI file by `change` of it; the result may be no valid volume."""
+    image = nib.Nifti1Image.from_filename(path)
+    array = change(np.asanyarray(image.dataobj).copy())
     with replacing(path) as partial:
-        nib.save(nib.Nifti1Image(array, image.affine), partial)
+        nib.Nifti1Image(array, image.affine).to_filename(partial)
 
 
 def _not_finite(folder: Path, code: str, rng: Generator) -> Scan:

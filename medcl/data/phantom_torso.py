@@ -102,7 +102,7 @@ def draw_torso(rng: Generator, *, lesions: bool) -> Torso:
         half_depth_mm=float(rng.normal(52, 3)),
         fat_mm=float(rng.uniform(3, 9)),
         scale=rng.normal(1, 0.05, 3).astype(np.float32),
-        bend=tuple(_waves(rng, 80, 10) for _ in range(3)),
+        bend=(_waves(rng, 80, 10), _waves(rng, 80, 10), _waves(rng, 80, 10)),
         signal={name: float(mean * rng.normal(1, 0.1)) for name, mean in SIGNAL.items()},
         organs=organs,
         lesions=tuple(found),
@@ -270,11 +270,11 @@ def _ellipsoid(
     signal: float = 0.0,
 ) -> Ellipsoid:
     """An ellipsoid moved (mm), grown (share) and tilted at random."""
-    radii = np.asarray(radii) * rng.normal(1, grow, 3).clip(0.7, 1.3)
+    grown = np.asarray(radii) * rng.normal(1, grow, 3).clip(0.7, 1.3)
     rotation = small_rotation(rng, tilt_degrees)
     return Ellipsoid(
         (np.asarray(centre) + rng.normal(0, move, 3)).astype(np.float32),
-        (rotation.T / radii[:, None]).astype(np.float32),
+        (rotation.T / grown[:, None]).astype(np.float32),
         float(signal),
     )
 

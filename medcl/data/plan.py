@@ -218,7 +218,7 @@ def _intensity(modality: str, given: Intensity | None, percentiles: list[list[fl
     """The modality's rule, or the given one; what it leaves open is filled."""
     rule = given.rule if given else "window" if modality == "CT" else "percentiles"
     if rule == "zscore":
-        return Intensity(rule=rule)
+        return Intensity(rule=rule, low=None, high=None)
     if rule == "percentiles":
         low, high = LIMITS.get(modality, LIMITS_OTHERWISE)
     else:

@@ -23,7 +23,7 @@ from scipy import ndimage
 from medcl.data.volume import Volume
 
 Triple = tuple[int, int, int]
-Axis = Float32[np.ndarray, "new old"]
+Axis = Float32[np.ndarray, "_ _"]  # new voxels, old voxels
 
 NEGLIGIBLE = 1e-7  # of a voxel's weight: less than single precision resolves
 ROWS = 32  # new voxels of one product; a band is only so long as its rows see
@@ -150,6 +150,8 @@ def _most_probable(
     labels: Integer[np.ndarray, "X Y Z"], axes: Sequence[Axis]
 ) -> Integer[np.ndarray, "x y z"]:
     """Interpolate each label's mask where it can matter; the background is what is left."""
+    if all(_is_identity(matrix) for matrix in axes):
+        return labels
     values = np.unique(labels)
     places = np.searchsorted(values, labels)
     shape = tuple(len(matrix) for matrix in axes)
@@ -190,7 +192,7 @@ def _support(rows: Float[np.ndarray, "new old"]) -> tuple[int, int]:
 
 def _along(matrix: Axis, array: np.ndarray, axis: int) -> np.ndarray:
     """Multiply one axis by the matrix, a band of rows at a time."""
-    if matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix))):
+    if _is_identity(matrix):
         return array
     before, after = array.shape[:axis], array.shape[axis + 1 :]
     lines = array.reshape(int(np.prod(before)), array.shape[axis], int(np.prod(after)))
@@ -202,6 +204,10 @@ def _along(matrix: Axis, array: np.ndarray, axis: int) -> np.ndarray:
         else:
             np.matmul(band, lines[:, columns], out=out[:, rows])
     return out.reshape(*before, len(matrix), *after)
+
+
+def _is_identity(matrix: Axis) -> bool:
+    return matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix)))
 
 
 def _bands(matrix: Axis) -> Iterator[tuple[slice, slice]]:

@@ -87,15 +87,19 @@ def guess_sources(path: Path) -> list[Source]:
         raise MedclError(f"{path}: no such file or folder; check --source")
     text = str(path)
     if path.is_file():
-        return [Source(layout="csv" if path.suffix.lower() in TABLES else "files", path=text)]
+        return [_source(layout="csv" if path.suffix.lower() in TABLES else "files", path=text)]
     if (path / "dataset.json").is_file():
-        return [Source(layout="msd", path=text)]
+        return [_source(layout="msd", path=text)]
     for images, labels in (("imagesTr", "labelsTr"), ("images", "labels")):
         if (path / images).is_dir() and (path / labels).is_dir():
             return [_guess_folders(path, images, labels)]
     if any(_holds_dicom(files) for _, files in _walk(path)):
-        return [Source(layout="dicom", path=text)]
-    return [Source(layout="files", path=text)]
+        return [_source(layout="dicom", path=text)]
+    return [_source(layout="files", path=text)]
+
+
+def _source(**keys: str | None) -> Source:
+    return Source.model_validate(keys)
 
 
 def _guess_folders(path: Path, images: str, labels: str) -> Source:
@@ -111,7 +115,7 @@ def _guess_folders(path: Path, images: str, labels: str) -> Source:
     names = [file.name.removesuffix(ending) for file in _visible(path / images)]
     channel = _channel_mark(path / images, names)
     label = endings[labels][0][0] if endings[labels] else ending
-    return Source(
+    return _source(
         layout="folders",
         path=str(path),
         images=f"{images}/{{subject}}{channel}{ending}",
@@ -314,13 +318,13 @@ def _nnunet(source: Source, path: Path, where: str, ending: str, channels: int) 
         )
     for images, labels in (("imagesTr", f"labelsTr/{{subject}}{ending}"), ("imagesTs", None)):
         pattern = f"{images}/{{subject}}_0000{ending}"
-        settings = {"layout": "folders", "path": source.path, "images": pattern, "labels": labels}
-        yield from _folders(Source.model_validate(settings), path, where)
+        raw = _source(layout="folders", path=source.path, images=pattern, labels=labels)
+        yield from _folders(raw, path, where)
 
 
 def _dicom(source: Source, path: Path, where: str) -> Iterator[Entry]:
     """Every folder with DICOM files is one series."""
-    used = set()
+    used: set[Path] = set()
     for folder, files in _walk(path):
         if _holds_dicom(files):
             relative = folder.relative_to(path)

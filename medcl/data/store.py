@@ -166,7 +166,9 @@ def write_manifest(
 def is_complete(root: str | Path, entry: dict[str, Any]) -> bool:
     """Tell whether the files of a manifest entry exist and hold as many voxels as it says."""
     shape = tuple(entry["shape"])
-    expected = [(entry["image"], (len(entry["fill"]), *shape), np.float16)]
+    expected: list[tuple[str, tuple[int, ...], Any]] = [
+        (entry["image"], (len(entry["fill"]), *shape), np.float16)
+    ]
     if entry["label"] is not None:
         expected.append((entry["label"], shape, np.uint8))
     for name, size, dtype in expected:

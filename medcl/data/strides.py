@@ -41,7 +41,8 @@ def dividing_strides(crop: Triple, spacing: Spacing) -> tuple[Triple, ...]:
 def fit_crop(needed: Triple, spacing: Spacing, step: Triple) -> Triple:
     """The largest crop of multiples of `step` that fits the budget and the body needs.
 
-    It is as nearly a cube in mm as these allow.
+    It starts as nearly a cube in mm as these allow; what is left of the budget goes to the axes
+    of which least is seen.
     """
     most = [math.ceil(length / by) * by for length, by in zip(needed, step, strict=True)]
     # At least BOTTLENECK voxels must reach the lowest level, where the body has them.
@@ -52,7 +53,7 @@ def fit_crop(needed: Triple, spacing: Spacing, step: Triple) -> Triple:
     ]
     while True:
         larger = [
-            (crop[axis] * spacing[axis], axis)
+            (crop[axis] / needed[axis], axis)
             for axis in range(3)
             if crop[axis] + step[axis] <= most[axis]
             and math.prod(crop) // crop[axis] * (crop[axis] + step[axis]) <= BUDGET

@@ -19,6 +19,7 @@ from jaxtyping import Float64, Num
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from medcl.errors import MedclError
 from medcl.files import replacing
@@ -97,7 +98,7 @@ def read_volume(path: str | Path, *, labels: bool = False) -> Volume:
         raise
     # All that the readers raise for damaged files; SimpleITK knows only RuntimeError.
     except (
-        OSError, EOFError, zlib.error, ImageFileError, HeaderDataError,
+        OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
         ValueError, TypeError, OverflowError, MemoryError, RuntimeError,
     ) as error:  # fmt: skip
         raise VolumeError(
@@ -204,7 +205,7 @@ def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:
     sizes = [n for n in shape[3:] if n > 1]
     if len(shape) < 3 or len(sizes) > 1:
         raise _not_3d(path, shape)
-    return np.moveaxis(array.reshape(*shape[:3], -1, order="F"), -1, 0)
+    return np.moveaxis(array.reshape(*shape[:3], -1), -1, 0)
 
 
 def _not_3d(path: Path, shape: tuple[int, ...]) -> VolumeError:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def pool(features: Sequence[Tensor]) -> Float[Tensor, "B E"]:
@@ -14,18 +15,29 @@ def pool(features: Sequence[Tensor]) -> Float[Tensor, "B E"]:
     return torch.cat([level.flatten(2).mean(2) for level in features], dim=1)
 
 
-def projector(channels: int, width: int) -> nn.Sequential:
-    """Three linear layers of `width`, the first two followed by a norm and a ReLU.
+class Standardise(nn.Module):
+    """Zero mean and unit variance of each feature over the rows; no weights, no running values.
 
-    The norm is over the features of each sample and has no weights, so an embedding does not
-    depend on the rest of the batch.
+    Of a single row nothing is left, so it needs two.
+    """
+
+    def forward(self, x: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
+        return F.batch_norm(x, None, None, training=True)
+
+
+def projector(channels: int, width: int) -> nn.Sequential:
+    """Three linear layers of `width`, the first two standardised over the rows and rectified.
+
+    What is common to all rows is removed, so that embeddings start well apart: normalised by
+    sample instead, VoCo starts with all cosines near 1 and stays there. Call it on all rows of a
+    batch at once, in `compare`.
     """
     return nn.Sequential(
-        nn.Linear(channels, width),
-        nn.LayerNorm(width, elementwise_affine=False),
+        nn.Linear(channels, width, bias=False),
+        Standardise(),
         nn.ReLU(inplace=True),
-        nn.Linear(width, width),
-        nn.LayerNorm(width, elementwise_affine=False),
+        nn.Linear(width, width, bias=False),
+        Standardise(),
         nn.ReLU(inplace=True),
         nn.Linear(width, width),
     )

@@ -31,7 +31,9 @@ class Encoder(nn.Module):
     """Feature maps from fine to coarse.
 
     strides: downsampling of each level along each axis; the first is all ones.
-    width: channels of the first level, doubled at each further one up to `width_max`.
+    width: channels of the first level, doubled at each further one
+    width_max: most channels of a level
+    norm: instance or batch; instance norm keeps a volume independent of its batch
     """
 
     def __init__(

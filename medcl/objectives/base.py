@@ -51,7 +51,7 @@ class Objective(nn.Module, ABC):
     the class docstring. `crop`, where an option, is None for the plan's crop.
 
     trained: the beginnings of the names of the network's tensors that this task trains; the
-    others are not worth transferring.
+    others are left as they are and are not worth transferring.
     """
 
     trained: ClassVar[tuple[str, ...]]
@@ -60,6 +60,8 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.network = network
         self.views = views
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith(self.trained))
 
     @property
     def encoder(self) -> UNet:

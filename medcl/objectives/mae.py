@@ -160,7 +160,6 @@ class MAE(Objective):
             raise MedclError(f"MAE: one block {block} covers the crop {crop}; lower `block`")
         super().__init__(network, MAEViews(spacing, crop, block, mask))
         self.reconstruct = CONVOLUTION[network.dims](network.channels[0], network.channels_in, 1)
-        network.head.requires_grad_(False)  # takes no part
 
     def embed(self, batch: Batch) -> Embeddings:
         """prediction: the reconstruction; pooled: the means of the encoder's maps."""

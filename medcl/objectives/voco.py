@@ -29,24 +29,20 @@ Differs from the authors' code: the teacher starts as a copy of the student. It 
 optimiser step instead of between the two forward passes of the next step, which gives the same
 weights. The grid may have any shape, the depth included: l is a share of volume, and cells divide
 the body as it is instead of a volume resized to 384x384x96 (`cells: fixed` gives cells of exactly
-`crop` voxels). The projector normalises over features, not over the batch, so an embedding does
-not depend on the other crops. Crops are mirrored and their intensities changed, but not turned by
+`crop` voxels). Crops are mirrored and their intensities changed, but not turned by
 90 degrees, which crops with unequal sides do not allow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import product
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from scipy.optimize import minimize_scalar
-from torch import Tensor
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl.config import Count, Share, Voxels
@@ -57,12 +53,10 @@ from medcl.errors import MedclError
 from medcl.networks.heads import pool, projector
 from medcl.networks.unet import UNet
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
+from medcl.objectives.voco_chance import EPSILON, chance
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.crops import box_at, grid_boxes, overlap_fractions, random_box
 
-EPSILON = 1e-6  # as in the authors' code; the loss of a perfect prediction is -1e-6
-NODES = 16  # of the quadrature between two places where a crop covers a cell exactly
-BINS = 2000  # of shares, for the expectation
 AUGMENT = Augment(
     flip=(0.2, 0.2, 0.2),
     rotate=(0.0, 0.0),
@@ -74,9 +68,12 @@ AUGMENT = Augment(
 Cells = Literal["own", "fixed"]
 
 
-def cosines(a: Float[Tensor, "B n E"], b: Float[Tensor, "B m E"]) -> Float[Tensor, "B n m"]:
-    """Cosine of every pair; 0 for a zero vector."""
-    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).mT
+def cosines(a: Float[Tensor, "B n E"], b: Float[Tensor, "B m E"]) -> Float64[Tensor, "B n m"]:
+    """Cosine of every pair, 0 for a zero vector.
+
+    In float32 the gradient at a collapse is rounding noise, which Adam would turn into full steps.
+    """
+    return F.normalize(a.double(), dim=-1) @ F.normalize(b.double(), dim=-1).mT
 
 
 def position_logits(
@@ -109,64 +106,6 @@ def cell_regulariser(cells: Float[Tensor, "B K E"]) -> Float[Tensor, ""]:
     return (2 / (count * (count - 1)) * likeness.sum((1, 2))).mean()
 
 
-@cache
-def chance(grid: Triple, cell: Triple, targets: int) -> float:
-    """Expected pos + neg of the best constant answer for each cell, drawn as `VoCoViews` draws.
-
-    `cell` in voxels: crops lie at whole voxels, so small cells are more often covered exactly.
-    With two cells along each axis, only such places have a neg.
-    """
-    axes = [_axis_shares(count, side) for count, side in zip(grid, cell, strict=True)]
-    weight = np.einsum("i,j,k->ijk", *(weights for weights, _ in axes)).ravel()
-    touched = [(shares > 0).sum(1) for _, shares in axes]
-    zeros = int(np.prod(grid)) - np.einsum("i,j,k->ijk", *touched).ravel()
-    # The normaliser of neg counts the zeros of all targets; one target's count, convolved.
-    one = np.bincount(zeros, weight)
-    others = np.ones(1)
-    for _ in range(targets - 1):
-        others = np.convolve(others, one)
-    total = np.arange(len(one))[:, None] + np.arange(len(others))
-    inverse = np.divide(1.0, total, out=np.zeros(total.shape), where=total > 0) @ others
-    expected = 0.0
-    for place in product(*(range(count) for count in grid)):
-        columns = [shares[:, i] for i, (_, shares) in zip(place, axes, strict=True)]
-        share = np.einsum("i,j,k->ijk", *columns).ravel()
-        factor = targets * float((weight * inverse[zeros]) @ (share == 0))
-        expected += _best_constant(share, weight, factor)
-    return expected
-
-
-def _axis_shares(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places of a crop along one axis: their probabilities, and its share in each cell there."""
-    if side - 1 <= NODES:
-        between, weights = np.arange(1, side) / side, np.ones(side - 1)
-    else:
-        nodes, weights = np.polynomial.legendre.leggauss(NODES)
-        between = 0.5 + nodes * (side - 1) / (2 * side)  # half a voxel short of either end
-        weights = weights / 2 * (side - 1)
-    starts = np.arange(max(1, count - 1))
-    if count == 1:
-        between, weights = between[:0], weights[:0]
-    places = (starts[:, None] + np.append(0.0, between)).ravel()
-    probabilities = np.tile(np.append(1.0, weights), len(starts))
-    shares = np.clip(1 - np.abs(places[:, None] - np.arange(count)), 0, None)
-    return probabilities / probabilities.sum(), shares
-
-
-def _best_constant(share: np.ndarray, weight: np.ndarray, factor: float) -> float:
-    """Least expected loss of one cell over constants; the loss is convex in the constant."""
-    place = (share * BINS).astype(int)  # many shares are nearly equal: add up their weights
-    weights = np.bincount(place, weight * share)
-    shares = np.bincount(place, weight * share**2)[weights > 0] / weights[weights > 0]
-    weights = weights[weights > 0]
-
-    def expected(constant: float) -> float:
-        closeness = np.log(1 - np.abs(shares - constant) + EPSILON)
-        return float(-weights @ closeness + factor * constant**2)
-
-    return float(minimize_scalar(expected, bounds=(0, 1), method="bounded").fun)
-
-
 @dataclass(frozen=True)
 class VoCoViews(Views):
     """Cells of a grid over the body and random crops of the size of a cell; `spacing` in mm."""
@@ -192,9 +131,9 @@ class VoCoViews(Views):
         needed = _times(self.grid, self.size)
         if any(length < least for length, least in zip(volume.shape, needed, strict=True)):
             raise MedclError(
-                f"{volume.image}: VoCo's {self.grid} grid of {self.size}-voxel crops needs {needed} "
-                f"voxels, case '{volume.case}' has {volume.shape}; lower `crop` or `grid`, choose a "
-                "finer `spacing`, or use `cells: own`"
+                f"{volume.image}: VoCo's {self.grid} grid of {self.size}-voxel crops needs "
+                f"{needed} voxels, case '{volume.case}' has {volume.shape}; lower `crop` or "
+                "`grid`, choose a finer `spacing`, or use `cells: own`"
             )
         return self.size
 
@@ -235,6 +174,10 @@ def _times(a: Sequence[int], b: Sequence[int]) -> Triple:
     return x, y, z
 
 
+def _by_row(module: nn.Module, x: Float[Tensor, "B n E"]) -> Float[Tensor, "B n width"]:
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 class VoCo(Objective):
     """Predict where a random crop lies in its volume; see the module's text.
 
@@ -271,34 +214,36 @@ class VoCo(Objective):
         self.teacher = Teacher(network, self.project, momentum=momentum)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """student, teacher: (B, targets + cells, width)."""
+        """student, teacher: pooled features of the targets and the cells, (B, n + K, E)."""
         crops = batch["crops"].flatten(0, 1)
-        shape = batch["crops"].shape[:2]
-        student = self.project(pool(self.network.encode(crops)))
+        student = pool(self.network.encode(crops))
         with torch.no_grad():
-            network, project = self.teacher.copies
-            teacher = project(pool(network.encode(crops)))
+            teacher = pool(self.teacher.copies[0].encode(crops))
+        shape = batch["crops"].shape[:2]
         return {"student": student.unflatten(0, shape), "teacher": teacher.unflatten(0, shape)}
 
     @in_float32
     def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss, its terms, the chance level and what shows a collapse."""
-        # In float32 the gradient at a collapse is rounding noise, which Adam would make full steps.
-        student, teacher = embeddings["student"].double(), embeddings["teacher"].double()
-        overlaps = batch["overlaps"].double()
+        student = _by_row(self.project, embeddings["student"])
+        with torch.no_grad():
+            teacher = _by_row(self.teacher.copies[1], embeddings["teacher"])
+        overlaps = batch["overlaps"]
         crops, cells = student[:, : self.targets], student[:, self.targets :]
         crops_teacher, cells_teacher = teacher[:, : self.targets], teacher[:, self.targets :]
         p = position_logits(crops, cells, crops_teacher, cells_teacher)
         pos, neg = position_loss(p, overlaps)
         reg = cell_regulariser(cells)
+        count = cells.shape[1]
+        likeness = cosines(cells, cells).detach() * (1 - torch.eye(count).to(p))
         nearest = overlaps.argmax(-1, keepdim=True).expand(-1, -1, cells.shape[-1])
         terms: Terms = {
             "pos": pos.detach(),
             "neg": neg.detach(),
             "reg": reg.detach(),
             "chance": batch["chance"].mean(),
-            "zero_logits": (p == 0).double().mean(),
-            "cell_cosine": cosines(cells, cells).detach().mean(),
+            "zero_logits": (p == 0).float().mean(),
+            "cell_cosine": likeness.abs().sum((1, 2)).mean() / (count * (count - 1)),
             "alignment": alignment(crops.flatten(0, 1), cells.gather(1, nearest).flatten(0, 1)),
             **collapse_terms(student.flatten(0, 1)),
         }

@@ -57,7 +57,8 @@ def predict_probabilities(
     finally:
         network.train(was_training)
     assert isinstance(blended, Tensor)
-    return blended[(0, slice(None), *inside)].softmax(0).numpy()
+    x, y, z = inside
+    return blended[0, :, x, y, z].softmax(0).numpy()
 
 
 def _pad(

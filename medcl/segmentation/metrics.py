@@ -61,7 +61,9 @@ def class_metrics(
     """
     scores = []
     for name, value in classes.items():
-        values, note = _values(prediction == value, reference == value, spacing_mm, nsd_tolerance_mm)
+        values, note = _values(
+            prediction == value, reference == value, spacing_mm, nsd_tolerance_mm
+        )
         for metric in METRICS:
             is_volume = metric.endswith("_mm3")
             scores.append(Score(name, metric, values.get(metric), "" if is_volume else note))

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     root = Path(args.results)
     if not (root / "config.resolved.yaml").is_file():
-        raise MedclError(f"{root}: no results of a study (no config.resolved.yaml); give results/NAME")
+        raise MedclError(
+            f"{root}: no config.resolved.yaml; give the folder results/NAME of a study"
+        )
     for name, what in REMADE.items():
         folder = root / name
         if not folder.is_dir():

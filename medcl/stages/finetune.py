@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def validation_dice(network: torch.nn.Module, volumes: list[StoredVolume], plan: Plan) -> float:
-    """Mean Dice of classes and volumes on the store's grid; what is absent from both is left out."""
+    """Mean Dice of classes and volumes on the store's grid; absent from both is left out."""
     network.eval()
     scores = []
     for volume in volumes:

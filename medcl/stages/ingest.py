@@ -128,7 +128,8 @@ def examine(entry: Entry, rules: Rules) -> Outcome:
     findings = list(entry.findings)
     if entry.skipped:
         return Outcome(entry, "skipped", tuple(findings))
-    case, values = None, []
+    case: Case | None = None
+    values: list[int] = []
     try:
         if not _wrong(findings):
             case, values = _accept(entry, rules, findings)
@@ -152,13 +153,15 @@ def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case |
     findings += series.findings if series else check_nifti_header(entry.image, volume.shape)
     findings += check_image(volume, entry.image, channels=entry.channels)
     modality = _modality(entry, series, rules, findings)
-    label, values = None, []
+    label: str | None = None
+    values: list[int] = []
     if not _wrong(findings):
         label, values = _read_label(entry, volume, rules, findings)
     if _wrong(findings):
         return None, values
     if series:
         _keep_converted(path, volume, series)
+    x, y, z = (round(mm, 6) for mm in volume.spacing)
     case = Case(
         case=entry.case,
         subject=entry.subject or (series and series.subject) or entry.case,
@@ -168,7 +171,7 @@ def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case |
         modality=modality,
         channels=len(volume.array),
         shape=volume.shape,
-        spacing=tuple(round(mm, 6) for mm in volume.spacing),
+        spacing=(x, y, z),
         orientation=volume.orientation,
         image_sha256=sha256_of_file(path),
         voxel_sha256=voxel_sha256(volume.array),
@@ -285,7 +288,8 @@ def _print_summary(out: Path, outcomes: Sequence[Outcome], sources: int) -> None
     labelled = sum(o.case is not None and o.case.label is not None for o in outcomes)
     print(
         f"read {len(outcomes)} inputs of {sources} source{'s' * (sources > 1)}: "
-        f"{counts['accepted']} accepted ({labelled} labelled), "
+        f"{counts['accepted']} accepted ({labelled} labelled, "
+        f"{counts['accepted'] - labelled} unlabelled), "
         f"{counts['quarantined']} quarantined, {counts['skipped']} skipped"
     )
     for severity in ("error", "warning"):

@@ -141,12 +141,8 @@ def _remove_stale(tasks: list[Task], store: Path, work: Path) -> None:
         wanted.add(f"{task.case.case}.image.npy")
         if task.case.label is not None:
             wanted.add(f"{task.case.case}.label.npy")
-    found = [
-        *store.glob("*.npy"),
-        *store.glob(".part-*"),
-        *work.glob("*.json"),
-        *work.glob(".part-*"),
-    ]
+    patterns = [(store, "*.npy"), (store, ".part-*"), (work, "*.json"), (work, ".part-*")]
+    found = {path for folder, pattern in patterns for path in folder.glob(pattern)}
     stale = [path for path in found if path.name not in wanted]
     for path in stale:
         path.unlink()

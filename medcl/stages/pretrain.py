@@ -17,6 +17,7 @@ from medcl.data.store import Store
 from medcl.errors import TrainingFailed
 from medcl.training import checkpoint
 from medcl.training.devices import Place, peak_memory_mb, place, relaunch
+from medcl.training.diagnosis import diagnose
 from medcl.training.fit import Fitted, fit
 from medcl.training.pretext import PretextItems
 from medcl.training.progress import Progress
@@ -64,7 +65,9 @@ def run(args: argparse.Namespace) -> None:
             strides=plan.strides,
             channels_out=plan.channels,
         )
-        objective = objectives.build(settings.objective.model_dump(), network, plan)
+        objective = objectives.build(
+            settings.objective.model_dump(), network, crop=plan.crop, spacing=plan.spacing
+        )
     content: dict[str, Any] = {
         "kind": "encoder",
         "plan": plan.to_dict(),
@@ -104,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
             )
         return
     if here.leads:
-        facts["diagnosis"] = objective.diagnose(fitted.progress.rows)
+        facts["diagnosis"] = diagnose(fitted.progress.rows, objective.compared_with_chance)
         facts["chance"] = fitted.progress.rows[-1].get("chance")
         for sentence in facts["diagnosis"]:
             print(f"pretrain: {sentence}", flush=True)

@@ -62,13 +62,17 @@ def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, 
     for name, field in model.model_fields.items():
         section = _section_of(field.annotation)
         path = f"{prefix}{name}"
-        default = "required" if field.is_required() else _shown(field.get_default())
+        default = (
+            "required"
+            if field.is_required()
+            else _shown(field.get_default(call_default_factory=True))
+        )
         if section is None:
             yield path, default, field.description or ""
         elif section is Dataset:
             yield path, default, f"{field.description}; see below"
         else:
-            yield path, "" if default == "{}" else default, field.description or ""
+            yield path, default, field.description or ""
             inner = {"arms": f"{path}.NAME.", "sources": f"{path}[]."}.get(name, f"{path}.")
             yield from _rows(section, inner)
 
@@ -86,7 +90,7 @@ def _shown(default: Any) -> str:
     if default is None:
         return ""
     if isinstance(default, BaseModel):
-        return "{}"
+        return ""
     return json.dumps(default)
 
 

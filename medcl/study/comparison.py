@@ -21,8 +21,13 @@ from medcl.study.cost import seconds_of
 from medcl.study.results import OK, Results, Run
 from medcl.study.statistics import Estimate, estimate
 
-COLUMNS = "arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status".split(",")
-CLASS_COLUMNS = "arm,labelled,class,metric,mean,replicates,values,undefined".split(",")
+COLUMNS = [
+    "arm", "labelled", "replicates", "dice", "difference", "low", "high", "p", "cases", "seconds",
+    "status",
+]  # fmt: skip
+CLASS_COLUMNS = [
+    "arm", "labelled", "class", "metric", "mean", "replicates", "values", "undefined",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def _compare(results: Results, arm: str, labelled: int) -> Comparison:
         beside = results.runs_of(results.control, labelled)
         missing += [run for run in beside if run.status != OK]
         control = dice_table(results, results.control, labelled)
-        difference = estimate(values - control, subjects)
+        difference = estimate(values - control)
         compared = [
             run for run, other in zip(runs, beside, strict=True) if run.status == other.status == OK
         ]
@@ -95,13 +100,9 @@ def dice_table(
     results: Results, arm: str, labelled: int, *, weights: str = "last", metric: str = "dice"
 ) -> Float[np.ndarray, "R C"]:
     """Value of each replicate and test case, mean over defined classes; nan where there is none."""
-    return np.array(
-        [
-            case_values(run, results.test_cases, weights=weights, metric=metric)
-            for run in results.runs_of(arm, labelled)
-        ],
-        dtype=float,
-    ).reshape(-1, len(results.test_cases))
+    runs = results.runs_of(arm, labelled)
+    rows = [case_values(run, results.test_cases, weights=weights, metric=metric) for run in runs]
+    return np.array(rows, dtype=float).reshape(len(runs), len(results.test_cases))
 
 
 def case_values(
@@ -111,13 +112,15 @@ def case_values(
     defined: dict[str, list[float]] = {case: [] for case in cases}
     if run.status == OK:
         for (case, _), value in run.scores.get((weights, metric), {}).items():
-            if case in defined and not math.isnan(value):
+            if case in defined:
                 defined[case].append(value)
     return [math.fsum(values) / len(values) if values else math.nan for values in defined.values()]
 
 
-def class_values(run: Run, name: str, *, weights: str = "last", metric: str = "dice") -> list[float]:
-    """Value of each test case for one class, nan where undefined; empty for a run that is not ok."""
+def class_values(
+    run: Run, name: str, *, weights: str = "last", metric: str = "dice"
+) -> list[float]:
+    """Value of each test case for a class, nan where undefined; empty for a run that is not ok."""
     if run.status != OK:
         return []
     table = run.scores.get((weights, metric), {})

@@ -35,9 +35,9 @@ def costs(results: Results) -> list[Cost]:
 
 
 def seconds_of(results: Results, arm: str, labelled: int) -> float | None:
-    """Mean fine-tuning seconds of an arm at a label count plus one whole pretraining of its encoder.
+    """Seconds that one model costs: its fine-tuning and the whole pretraining of its encoder.
 
-    The pretraining is counted in full at every label count: it is what one model costs.
+    Means over replicates and seeds; the pretraining counts in full at every label count.
     """
     tuning = [_seconds(run.summary) for run in results.runs_of(arm, labelled)]
     pretraining = [_seconds(item.summary) for item in results.pretrainings if item.arm == arm]

@@ -9,7 +9,6 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,19 +62,28 @@ def learning_curves(curves: Curves, name: str) -> str:
     """Mean Dice of each arm against the number of labelled subjects, replicates as dots."""
 
     def draw(axes: Axes) -> None:
+        counts = sorted({p.labelled for points in curves.values() for p in points})
+        apart = 0.025 * max(1.0, math.log2(counts[-1] / counts[0]))  # arms side by side
         for number, (arm, points) in enumerate(curves.items()):
-            x = np.array([p.labelled for p in points]) * 1.03 ** (number - (len(curves) - 1) / 2)
+            shift = 2 ** (apart * (number - (len(curves) - 1) / 2))
+            x = shift * np.array([p.labelled for p in points])
             colour = COLOURS[number % len(COLOURS)]
             for centre, point in zip(x, points, strict=True):
                 axes.plot(
-                    [centre] * len(point.dots), point.dots, "o", ms=3.5, mew=0, c=colour, alpha=0.4
+                    [centre * 2 ** (0.4 * apart)] * len(point.dots),
+                    point.dots,
+                    "o",
+                    ms=3.5,
+                    mew=0,
+                    c=colour,
+                    alpha=0.45,
                 )
             means = [p.mean for p in points]
             axes.errorbar(
                 x, means, yerr=_bars(points), c=colour, lw=1.6, elinewidth=1.1, capsize=2.5,
                 marker=MARKERS[number % len(MARKERS)], ms=6, label=arm,
             )  # fmt: skip
-        _label_counts(axes, sorted({p.labelled for points in curves.values() for p in points}))
+        _label_counts(axes, counts)
         axes.set_ylabel("mean Dice (points)")
         axes.legend(loc="best")
 
@@ -106,19 +114,25 @@ def differences(curves: Curves, name: str) -> str:
 
 
 def case_dots(
-    scratch: Sequence[float], arm: Sequence[float], *, arm_name: str, title: str, name: str
+    scratch: Sequence[float],
+    arm: Sequence[float],
+    *,
+    arm_name: str,
+    title: str,
+    limits: tuple[float, float],
+    name: str,
 ) -> str:
     """Each test subject: its Dice after training from scratch (x) and with the arm (y)."""
 
     def draw(axes: Axes) -> None:
-        limits = (-3, 103)
         axes.plot(limits, limits, color=FAINT, lw=0.9, ls=(0, (4, 3)))
         axes.plot(scratch, arm, "o", ms=5, mew=0.6, mec="white", c=COLOURS[1], alpha=0.85)
+        ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=4)
+        axes.set_xticks(shown := [t for t in ticks.tick_values(*limits) if 0 <= t <= 100])
+        axes.set_yticks(shown)
         axes.set_xlim(limits)
         axes.set_ylim(limits)
         axes.set_aspect("equal")
-        axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
-        axes.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
         axes.set_title(title)
         axes.set_xlabel("Dice from scratch (points)")
         axes.set_ylabel(f"Dice with {arm_name} (points)")
@@ -149,7 +163,7 @@ def losses(
         axes.set_ylabel("loss")
         axes.legend(loc="best")
 
-    return render(draw, (4.4, 2.9), name)
+    return render(draw, (3.3, 2.5), name)
 
 
 def smoothed(
@@ -170,9 +184,8 @@ def smoothed(
 
 def render(draw: Callable[[Axes], None], size: tuple[float, float], name: str) -> str:
     """Draw on fresh axes; `name` makes the ids of this SVG differ from those of any other."""
-    style: dict[str, Any] = {**STYLE, "svg.hashsalt": name}
-    context: AbstractContextManager = matplotlib.rc_context(style)
-    with context:
+    style: Any = {**STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         text = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -11,7 +12,16 @@ class Html(str):
 
 
 def escape(text: object) -> Html:
-    return text if isinstance(text, Html) else Html(html.escape(str(text)))
+    """Escaped text; `95 %` and `p = 0.02` stay on one line."""
+    if isinstance(text, Html):
+        return text
+    safe = re.sub(r"(\d) %", "\\1\u00a0%", html.escape(str(text)))
+    return Html(re.sub(r"\bp (=|&lt;|&gt;) (?=\d)", "p\u00a0\\1\u00a0", safe))
+
+
+def ticked(text: str) -> Html:
+    """Escaped text in which `words in backticks` become code."""
+    return Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
 
 
 def join(parts: Iterable[object], between: str = "\n") -> Html:
@@ -54,28 +64,26 @@ def table(
     caption: object,
     head: Sequence[object],
     rows: Sequence[Sequence[object]],
+    columns: str,
     *,
-    text: int = 1,
     rules: Sequence[int] = (),
 ) -> Html:
-    """A table with its caption above; columns from `text` on are numbers and set right.
+    """A table below its caption; `columns` has a letter for each: t for text, w for long text,
+    n for numbers.
 
     A line is drawn above the rows in `rules`. Without rows there is no table.
     """
     if not rows:
         return Html("")
-    kinds = ["text" if column < text else "number" for column in range(len(head))]
-    heads = [tag("th", cell, class_=kind, scope="col") for cell, kind in zip(head, kinds, strict=True)]
+    kinds = [{"t": "text", "w": "text wide", "n": "number"}[letter] for letter in columns]
+    heads = [tag("th", cell, class_=k, scope="col") for cell, k in zip(head, kinds, strict=True)]
     body = []
     for number, row in enumerate(rows):
         cells = [tag("td", cell, class_=kind) for cell, kind in zip(row, kinds, strict=True)]
         body.append(tag("tr", *cells, **({"class_": "rule"} if number in rules else {})))
-    inside = [
-        tag("caption", caption),
-        tag("thead", tag("tr", *heads)),
-        tag("tbody", join(body)),
-    ]
-    return tag("div", tag("table", join(inside)), class_="table", tabindex="0")
+    inside = join([tag("thead", tag("tr", *heads)), tag("tbody", join(body))])
+    scroll = tag("div", tag("table", inside), class_="scroll", tabindex="0")
+    return tag("figure", join([tag("figcaption", caption), scroll]), class_="table")
 
 
 def figure(content: object, caption: object, *, kind: str = "") -> Html:

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from medcl.files import sha256_of
 
 SHORTEST = 4
-FILE = re.compile(r"(?:\.{0,2}/)?(?:[\w.@+~-]+/)+[\w.@+~-]+|[\w@+~-]+\.(?:nii|dcm|nrrd|mha|mhd)[\w.]*")
+FILE = re.compile(
+    r"(?:\.{0,2}/)?(?:[\w.@+~-]+/)+[\w.@+~-]+|[\w@+~-]+\.(?:nii|dcm|nrrd|mha|mhd)[\w.]*"
+)
 
 
 class Names:
@@ -40,14 +42,14 @@ class Names:
         for name in sorted(known, key=len, reverse=True):
             short = name.isdigit() and len(name) <= 3
             before = r"(?P<before>(?:case|subject)s? '?)" if short else r"(?P<before>(?<![\w-]))"
-            pattern = re.compile(before + re.escape(name) + r"(?![\w-])")
-            text = pattern.sub(lambda found, name=name: found["before"] + known[name], text)
+            pattern = before + re.escape(name) + r"(?![\w-])"
+            text = re.sub(pattern, rf"\g<before>{known[name]}", text)
         return text
 
     def _path(self, path: str) -> str:
-        """`[file]`; a plain word/word without suffix, as in mm/voxel, stays."""
-        plain = path.count("/") == 1 and "." not in path and not re.search(r"\d", path)
-        return path if plain and not path.startswith("/") else "[file]"
+        """`[file]`; what has no digit or suffix (mm/voxel) and plain numbers (1/2) stay."""
+        words = re.fullmatch(r"[^\W\d]+/[^\W\d]+", path)
+        return path if words or re.fullmatch(r"[\d/]+", path) else "[file]"
 
 
 def _shown(kind: str, names: Iterable[str], salt: str) -> dict[str, str]:

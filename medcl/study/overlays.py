@@ -74,8 +74,12 @@ def overlay(found: Slice, number: int, title: str) -> str:
     for label, colour in outlines:
         line = outline(label, found.spacing)
         style = "fill:none;stroke-linejoin:round"
-        paths.append(f'<path d="{line}" style="{style};stroke:#000;stroke-width:{2 * unit:.3f}"/>')
-        paths.append(f'<path d="{line}" style="{style};stroke:{colour};stroke-width:{unit:.3f}"/>')
+        paths.append(
+            f'<path d="{line}" style="{style};stroke:#000;stroke-width:{1.5 * unit:.3f}"/>'
+        )
+        paths.append(
+            f'<path d="{line}" style="{style};stroke:{colour};stroke-width:{0.8 * unit:.3f}"/>'
+        )
     order = [paths[i] for i in (0, 2, 1, 3)]  # both dark rims first, so that no line is hidden
     box = f"{width * scale_x:.3f} {height * scale_y:.3f}"
     size = f'width="{width * scale_x:.3f}" height="{height * scale_y:.3f}"'
@@ -95,7 +99,7 @@ def outline(label: Integer[np.ndarray, "H W"], spacing: tuple[float, float]) -> 
     for value in np.unique(label[label > 0]):
         for line in find_contours(np.pad((label == value).astype(float), 1), 0.5):
             # -1 takes the padding off, +0.5 puts the centre of a voxel into its middle
-            y, x = ((line - 0.5) * spacing).T
+            y, x = ((line - 1.0) * spacing).T
             data.append("M" + "L".join(f"{a:.2f} {b:.2f}" for a, b in zip(x, y, strict=True)) + "Z")
     return "".join(data)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medcl.config import Evaluate, Finetune, Pretrain, Study
-from medcl.study.results import OK, Results
+from medcl.config import Evaluate, Finetune, Options, Pretrain, Study
+from medcl.study.results import OK, Results, Run
 from medcl.study.statistics import MIN_REPLICATES
 
 UNKNOWN_SUBJECTS = "subject ids unknown: cases are treated as subjects"
@@ -30,6 +30,21 @@ def ranges(numbers: Iterable[int]) -> str:
     numbers = sorted(numbers)
     runs = len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
     return f"{numbers[0]} to {numbers[-1]}" if runs else listed(numbers)
+
+
+def missing_words(runs: Iterable[Run], planned: int) -> str:
+    """`voco with 2 labelled, replicate 3; mae with 1 labelled, all 5 replicates`."""
+    groups: dict[tuple[str, int], set[int]] = {}
+    for run in runs:
+        groups.setdefault((run.arm, run.labelled), set()).add(run.replicate)
+    found = []
+    for (arm, labelled), lost in groups.items():
+        if planned > 1 and len(lost) == planned:
+            which = f"all {planned} replicates"
+        else:
+            which = f"{'replicate' if len(lost) == 1 else 'replicates'} {ranges(lost)}"
+        found.append(f"{arm} with {labelled} labelled, {which}")
+    return "; ".join(found)
 
 
 def duration(seconds: float | None) -> str:
@@ -75,11 +90,11 @@ def _data(results: Results) -> str:
     pool, validation, test = (splits.subjects(role) for role in ("pool", "validation", "test"))
     marked = len(labelled.intersection(pool))
     text += (
-        f" into {plural(len(test), f'test {unit}')}, {plural(len(validation), f'validation {unit}')}"
+        f" into {plural(len(test), f'test {unit}')}, "
+        f"{plural(len(validation), f'validation {unit}')}"
         f" and a pool of {len(pool)}, of which {marked} have a label"
     )
-    aside = "Neither test nor validation images were used in pretraining."
-    return f"{text} (seed {study.split.seed}). {aside}"
+    return f"{text} (seed {study.split.seed})."
 
 
 def _pretraining(study: Study) -> str | None:
@@ -88,21 +103,24 @@ def _pretraining(study: Study) -> str | None:
         return None
     each = [f"{name}: {describe_pretraining(pretrain)}" for name, pretrain in arms.items()]
     return (
-        "Encoders were pretrained on the images of all pool subjects, without any label. "
-        f"{'; '.join(each)}. Every arm shares one network ({study.network.name}, "
-        f"{study.network.width} channels at the first level, {study.network.norm} normalisation)."
+        "Encoders were pretrained on the images of all pool subjects, without any label and "
+        "without test or validation images. "
+        f"{'; '.join(each)}."
     )
 
 
 def describe_pretraining(pretrain: Pretrain) -> str:
-    options = {k: v for k, v in pretrain.objective.items() if k != "name"}
-    words = ", ".join(f"{key} {value}" for key, value in options.items())
-    given = f" ({words})" if words else ""
     return (
-        f"objective {pretrain.objective.get('name')}{given}, {pretrain.steps} steps of batch "
+        f"objective {described(pretrain.objective)}, {pretrain.steps} steps of batch "
         f"{pretrain.batch}, peak learning rate {pretrain.learning_rate:g}, "
         f"{plural(pretrain.seeds, 'seed')}"
     )
+
+
+def described(options: Options) -> str:
+    """`voco (grid [2, 2, 2])`: a name and the options that were given."""
+    words = ", ".join(f"{key} {value}" for key, value in (options.model_extra or {}).items())
+    return f"{options.name} ({words})" if words else options.name
 
 
 def _tuning(tuning: Finetune, study: Study, results: Results) -> str:
@@ -111,7 +129,7 @@ def _tuning(tuning: Finetune, study: Study, results: Results) -> str:
     same = len({tuning.steps_for(n) for n in study.labelled}) == 1
     length = f"{tuning.steps_for(study.labelled[0])} steps" if same else listed(steps)
     text = (
-        f"Segmentation networks were trained with {counts} labelled "
+        f"Segmentation networks ({described(study.network)}) were trained with {counts} labelled "
         f"{'subject' if study.labelled == [1] else 'subjects'}, "
         f"{plural(study.replicates, 'replicate')} each. Replicate r takes its labelled subjects "
         "from the front of seeded order r, so that smaller subsets lie inside larger ones, and has "
@@ -136,10 +154,10 @@ def _scoring(evaluate: Evaluate, study: Study) -> str:
         f"Predictions were made with a sliding window (overlap {100 * study.predict.overlap:g} %) "
         "and scored on the original voxel grid in mm: Dice, intersection over union, 95th "
         "percentile Hausdorff distance (HD95), average symmetric surface distance (ASSD) and "
-        f"normalised surface Dice (NSD, tolerance {evaluate.nsd_tolerance_mm:g} mm). A class absent "
-        "from both reference and prediction of a case is undefined there and left out. A case "
-        "scores the mean over its defined classes; the cases of one test subject are averaged to "
-        "the subject."
+        f"normalised surface Dice (NSD, tolerance {evaluate.nsd_tolerance_mm:g} mm). A class "
+        "absent from both reference and prediction of a case is undefined there and left out. "
+        "A case scores the mean over its defined classes; the cases of one test subject are "
+        "averaged to the subject."
     )
 
 
@@ -175,8 +193,8 @@ def caveats(results: Results) -> list[str]:
     single = [name for name, count in seeds.items() if count < 3]
     if single and results.control:
         found.append(
-            f"Fewer than 3 pretraining seeds ({listed(single)}): what is said holds for the encoders "
-            "that were trained, not for the method."
+            f"Fewer than 3 pretraining seeds ({listed(single)}): what is said holds for the "
+            "encoders that were trained, not for the method."
         )
     return found
 
@@ -244,20 +262,16 @@ def diagnosis_words(status: str, reason: str | None, summary: Mapping[str, Any])
 
 
 def transfer_words(transfers: Sequence[Mapping[str, Any]]) -> str:
-    """How much of the fine-tuned network came from the encoder."""
+    """How much of the encoder arrived in the fine-tuned networks."""
     if not transfers:
         return "no run took weights over"
-    shares = [100 * float(item["share_of_parameters"]) for item in transfers]
+    shares = [100 * float(item["share"]) for item in transfers]
     low, high = min(shares), max(shares)
     share = f"{low:.0f} %" if high - low < 0.5 else f"{low:.0f} to {high:.0f} %"
     first = transfers[0]
-    text = f"{share} of the parameters ({plural(len(first['taken']), 'tensor')}) start pretrained"
+    text = f"{share} of the pretrained parameters ({plural(len(first['taken']), 'tensor')}) taken"
     reasons: dict[str, list[str]] = {}
     for item in first["not_taken"]:
         reasons.setdefault(item["why"], []).append(item["name"])
-    left = [f"{listed(sorted(names)[:4])}{_more(names)} ({why})" for why, names in reasons.items()]
-    return f"{text}; not taken: {'; '.join(left)}" if left else text
-
-
-def _more(names: Sequence[str]) -> str:
-    return f" and {len(names) - 4} more" if len(names) > 4 else ""
+    left = [f"{plural(len(names), 'tensor')} not: {why}" for why, names in reasons.items()]
+    return "; ".join([text, *left])

@@ -35,13 +35,17 @@ class Pretraining:
     summary: dict[str, Any] = field(default_factory=dict)
     log: Log = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Run:
     """One fine-tuning with its predictions and metrics; ok only if all three are there.
 
     scores: (weights, metric) -> (case, class) -> value, nan where undefined.
-    predictions: (weights, case) -> file.
+    predictions: (weights, case) -> file. left_out: test case -> why it has no prediction.
     """
 
     arm: str
@@ -53,6 +57,11 @@ class Run:
     scores: Scores = field(default_factory=dict)
     predictions: dict[tuple[str, str], str] = field(default_factory=dict)
     prediction_seconds: float | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}, {self.labelled} labelled, replicate {self.replicate}"
 
 
 @dataclass(frozen=True)
@@ -153,7 +162,8 @@ def _run(place: Path, arm: str, labelled: int, replicate: int) -> Run:
     }
     times = [item["seconds"] for item in predicted.get("cases", []) if "seconds" in item]
     seconds = math.fsum(times) if times else None
-    return Run(arm, labelled, replicate, status, reason, summary, scores, files, seconds)
+    left_out = predicted.get("failed", {})
+    return Run(arm, labelled, replicate, status, reason, summary, scores, files, seconds, left_out)
 
 
 def _status(outcome: dict[str, Any], what: str) -> tuple[str, str | None]:

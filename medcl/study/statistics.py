@@ -75,8 +75,8 @@ def estimate(values: Float[np.ndarray, "R C"], subjects: Sequence[str] | None = 
     kept = [name for name, use in zip(names, defined, strict=True) if use]
     table = by_subject(rows[:, defined], kept)
     plain = Estimate(float(table.mean()), len(table), table.shape[1], len(kept), dropped, undefined)
-    if reason := _why_no_interval(table):
-        return replace(plain, reason=reason)
+    if why := _why_no_interval(table):
+        return replace(plain, reason=why)
     mean, error, degrees = crossed(table)
     low, high, p = (float(x) for x in t_interval(mean, error, degrees))
     detectable = detectable_difference(float(error), float(degrees))

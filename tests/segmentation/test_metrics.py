@@ -51,7 +51,10 @@ def slow_scores(prediction, reference, spacing, tolerance):
     voxel = np.prod(spacing)
     p, r = int(prediction.sum()), int(reference.sum())
     both = int(np.logical_and(prediction, reference).sum())
-    predicted_faces, reference_faces = slow_faces(prediction, spacing), slow_faces(reference, spacing)
+    predicted_faces, reference_faces = (
+        slow_faces(prediction, spacing),
+        slow_faces(reference, spacing),
+    )
     directed = [
         slow_directed(predicted_faces, reference_faces),
         slow_directed(reference_faces, predicted_faces),
@@ -124,13 +127,25 @@ def test_two_cubes_shifted_by_one_voxel_are_one_spacing_apart(axis):
     assert got["hd95_mm"] == pytest.approx(spacing[axis])
 
 
-def test_a_shift_by_exactly_the_tolerance_is_within_it():
+@pytest.mark.parametrize("spacing", [0.1, 0.6, 0.7, 1.1])
+def test_a_shift_by_exactly_the_tolerance_is_within_it(spacing):
     a, b = box((12, 8, 8), (2, 2, 2), (6, 6, 6)), box((12, 8, 8), (5, 2, 2), (9, 6, 6))
-    assert scores(a, b, (0.7, 0.7, 0.7), tolerance_mm=2.1)["nsd"] == 1.0  # 3 * 0.7 > 2.1 in floats
+    assert scores(a, b, (spacing,) * 3, tolerance_mm=round(3 * spacing, 6))["nsd"] == 1.0
+
+
+@pytest.mark.parametrize("spacing", [0.1, 0.3, 0.7, 1.0])
+def test_exactly_95_per_cent_of_the_surface_is_enough(spacing):
+    reference = box((24, 16, 24), (1, 1, 1), (4, 12, 19))  # 570 faces
+    prediction = reference.copy()
+    prediction[15:22, 14, 22] = 1  # and 30 faces far away
+    assert scores(prediction, reference, (spacing,) * 3)["hd95_mm"] == 0.0
 
 
 def test_nested_cubes_are_their_margin_apart_and_agree_with_the_slow_loop():
-    outer, inner = box((14, 14, 14), (2, 2, 2), (12, 12, 12)), box((14, 14, 14), (4, 4, 4), (10, 10, 10))
+    outer, inner = (
+        box((14, 14, 14), (2, 2, 2), (12, 12, 12)),
+        box((14, 14, 14), (4, 4, 4), (10, 10, 10)),
+    )
     got = scores(inner, outer, tolerance_mm=2.0)
     # Every inner face is exactly 2 mm away; so are the 6 x 6 outer faces opposite each side.
     assert got["nsd"] == pytest.approx((216 + 216) / (216 + 600))

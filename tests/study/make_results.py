@@ -221,7 +221,7 @@ def _run(place, folder, fake, key, splits, dice, rng) -> None:
     if arm != "scratch":
         left = [{"name": "head.weight", "why": "another number of channels"}]
         taken = [f"levels.{i}.weight" for i in range(12)]
-        transfer = {"taken": taken, "not_taken": left, "share_of_parameters": 0.614}
+        transfer = {"taken": taken, "not_taken": left, "share": 0.614}
     summary = {
         "status": "failed" if lost else "ok", "reason": reason, "arm": arm,
         "seconds": round(60 + 5 * rng.random() + 40 * labelled, 1), "device": "cpu",
@@ -232,6 +232,7 @@ def _run(place, folder, fake, key, splits, dice, rng) -> None:
     }  # fmt: skip
     write_json(place / "summary.json", summary)
     outcome = {"status": summary["status"], "reason": reason, "weights": ["last", "selected"]}
+    outcome["failed"] = {}
     cases = [] if lost else [_predicted(place, folder, fake, c, arm) for c in dice]
     write_json(place / "predictions/predictions.json", {**outcome, "cases": cases})
     header = ["case", "subject", "weights", "class", "metric", "value", "note"]

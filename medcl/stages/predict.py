@@ -1,0 +1,266 @@
+"""Write label maps on the original grid: of a study's test cases, or of new scans."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import nn
+
+from medcl.config import Predict, load_section
+from medcl.data.cases import Case, read_cases
+from medcl.data.checks import Finding, check_image, check_nifti_header
+from medcl.data.dicom import read_series
+from medcl.data.plan import ORIENTATION, Plan
+from medcl.data.preprocess import Geometry, prepare, restore
+from medcl.data.sources import MODALITIES, Entry, guess_sources, list_entries
+from medcl.data.splits import read_splits
+from medcl.data.store import inside
+from medcl.data.volume import Volume, read_volume, reorient, write_nifti
+from medcl.errors import MedclError
+from medcl.files import write_json
+from medcl.segmentation.inference import predict_probabilities
+from medcl.training import checkpoint
+from medcl.training.devices import place
+
+Weights = Literal["last", "selected"]
+WEIGHTS: tuple[Weights, ...] = ("last", "selected")
+# A new scan's spacing may differ from the plan's by this factor along each axis.
+SPACING_FACTOR = 3.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--settings", default="{}", help="`predict` section: YAML text or file")
+    parser.add_argument("--model", required=True, help="model.pt of a fine-tuning")
+    study = parser.add_argument_group("the test cases of a study")
+    study.add_argument("--cases", help="cases.csv")
+    study.add_argument("--splits", help="splits.csv")
+    study.add_argument("--out", help="folder of predictions.json and the label maps")
+    scans = parser.add_argument_group("new scans")
+    scans.add_argument("--input", help="a volume, a table, or a folder in any layout of ingest")
+    scans.add_argument("--output", help="folder of the label maps, <case>.nii.gz")
+    scans.add_argument("--modality", choices=MODALITIES, help="of files that do not say it")
+    scans.add_argument("--weights", choices=WEIGHTS, default="last", help="which weights to use")
+    scans.add_argument(
+        "--force",
+        action="store_true",
+        help="accept another modality than the model's, and a spacing more than "
+        f"{SPACING_FACTOR:g} times finer or coarser than its plan's and its training images'",
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """Networks by weights (one object where the weights are equal) and what they expect."""
+
+    networks: dict[Weights, nn.Module]
+    plan: Plan
+    settings: Predict
+
+    def segment(self, volume: Volume) -> tuple[dict[Weights, UInt8[np.ndarray, "X Y Z"]], float]:
+        """Label maps on the volume's grid by weights, and the seconds of the first of them."""
+        started = time.perf_counter()
+        seconds = None
+        prepared = prepare(volume, self.plan)
+        labels: dict[Weights, np.ndarray] = {}
+        for weights, network in self.networks.items():
+            twin = next((done for done in labels if self.networks[done] is network), None)
+            if twin is not None:
+                labels[weights] = labels[twin]
+                continue
+            probabilities = predict_probabilities(
+                network,
+                prepared.array,
+                self.plan.crop,
+                fill=prepared.fill,
+                overlap=self.settings.overlap,
+                batch=self.settings.batch,
+            )
+            labels[weights] = restore(probabilities, prepared, self.plan.values)
+            seconds = seconds or time.perf_counter() - started
+        return labels, seconds or 0.0
+
+
+def run(args: argparse.Namespace) -> None:
+    settings = load_section(Predict, args.settings)
+    if args.input and args.output:
+        _predict_scans(args, settings)
+    elif args.cases and args.splits and args.out and not args.input:
+        _predict_tests(args, settings)
+    else:
+        raise MedclError(
+            "say what to predict: --input and --output for new scans, or --cases, --splits and "
+            "--out for the test cases of a study"
+        )
+
+
+def load(path: str, weights: Sequence[Weights], settings: Predict) -> Model:
+    """Load the networks of a model.pt onto this process's device, with the plan's threads."""
+    networks: dict[Weights, nn.Module] = {}
+    for name in weights:
+        network, manifest = checkpoint.load_model(path, name)
+        networks[name] = next((n for n in networks.values() if _equal(n, network)), network)
+    plan = Plan.from_dict(manifest["plan"], where=path)
+    device = place(plan.threads).device
+    return Model({name: network.to(device) for name, network in networks.items()}, plan, settings)
+
+
+def _equal(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+# -------------------------------------------------------------------------- cases of a study
+
+
+def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
+    out = Path(args.out)
+    manifest = out / "predictions.json"
+    manifest.unlink(missing_ok=True)  # of an earlier run
+    content: dict[str, Any] = {"weights": list(WEIGHTS), "cases": [], "failed": {}}
+    trained = checkpoint.load(args.model)
+    if trained.get("kind") == "segmentation" and trained["status"] == "failed":
+        write_json(manifest, {**content, "status": "failed", "reason": trained["reason"]})
+        print(f"predict: nothing to do, the training failed: {trained['reason']}", flush=True)
+        return
+    model = load(args.model, WEIGHTS, settings)
+    cases = {case.case: case for case in read_cases(args.cases)}
+    tests = read_splits(args.splits).cases("test")
+    for number, name in enumerate(tests, 1):
+        try:
+            if name not in cases:
+                raise MedclError(f"{args.cases}: no case '{name}'; run split again")
+            content["cases"].append(_predict_case(model, cases[name], out))
+        except MedclError as error:
+            content["failed"][name] = str(error)
+            print(f"predict: {name} ({number} of {len(tests)}) left out: {error}", flush=True)
+        else:
+            seconds = content["cases"][-1]["seconds"]
+            print(f"predict: {name} ({number} of {len(tests)}), {seconds:.1f} s", flush=True)
+    if not content["cases"]:
+        raise MedclError(
+            f"{args.splits}: none of {len(tests)} test cases could be predicted; see above"
+        )
+    write_json(manifest, {**content, "status": "ok", "reason": None})
+    print(f"predict: wrote {manifest}: {len(content['cases'])} cases", flush=True)
+
+
+def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
+    """Write the label maps of a case; return its entry of the manifest."""
+    volume = read_volume(case.image)
+    labels, seconds = model.segment(volume)
+    entry = {"case": case.case, "subject": case.subject, "seconds": round(seconds, 3)}
+    for weights, array in labels.items():
+        file = f"{weights}/{case.case}.nii.gz"
+        inside(out, file)
+        write_nifti(out / file, Volume(array[None], volume.affine))
+        entry[weights] = str(out / file)
+    return entry
+
+
+# ---------------------------------------------------------------------------------- new scans
+
+
+def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
+    model = load(args.model, [args.weights], settings)
+    entries = list_entries(guess_sources(Path(args.input)))
+    rows = [["case", "modality", "shape", "spacing mm", *model.plan.classes, "seconds"]]
+    for entry in entries:
+        try:
+            row = _predict_scan(model, entry, args)
+        except MedclError as error:
+            skipped = entry.skipped or getattr(error, "code", "") == "not_an_image"
+            word = "skipped" if skipped else "refused"
+            print(f"predict: {word} {entry.case}: {error}", flush=True)
+        else:
+            rows.append(row)
+            print(f"predict: wrote {_target(entry, args.output)}", flush=True)
+    if len(rows) == 1:
+        raise MedclError(f"{args.input}: none of {len(entries)} inputs was predicted; see above")
+    _print_table(rows)
+
+
+def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[str]:
+    """Write the label map of a scan; return its row of the table. Raises MedclError to refuse."""
+    volume, modality = _read(entry, model.plan, args)
+    target = _target(entry, args.output)
+    if target.exists() and target.samefile(str(entry.image)):
+        raise MedclError(f"{target}: is the scan itself; choose another folder for --output")
+    labels, seconds = model.segment(volume)
+    array = labels[args.weights]
+    write_nifti(target, Volume(array[None], volume.affine))
+    voxel_ml = float(np.prod(volume.spacing)) / 1000
+    sizes = [
+        f"{np.count_nonzero(array == value) * voxel_ml:.1f} ml"
+        for value in model.plan.classes.values()
+    ]
+    shape = "x".join(map(str, volume.shape))
+    return [entry.case, modality, shape, _shown(volume.spacing), *sizes, f"{seconds:.1f}"]
+
+
+def _target(entry: Entry, output: str) -> Path:
+    return Path(output) / f"{entry.case}.nii.gz"
+
+
+def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, str]:
+    """The volume and its modality, judged as ingest does and by what the model was made for."""
+    _refuse(entry.findings, always=entry.skipped)
+    assert entry.image is not None
+    path = Path(entry.image)
+    series = read_series(path) if path.is_dir() else None
+    said = series.modality if series and series.modality != "other" else None
+    modality = entry.modality or said or args.modality or "unknown"
+    if not args.force:
+        _check_modality(entry.image, modality, plan)
+    volume = series.decode() if series else read_volume(path)
+    _refuse(check_image(volume, entry.image, channels=plan.channels))
+    for finding in [] if series else check_nifti_header(entry.image, volume.shape):
+        print(f"predict: {entry.case}: {finding}", flush=True)
+    if not args.force:
+        _check_spacing(entry.image, volume, plan)
+    return volume, modality
+
+
+def _refuse(findings: Sequence[Finding], *, always: bool = False) -> None:
+    told = [str(finding) for finding in findings if always or finding.severity == "error"]
+    if told:
+        raise MedclError("; ".join(told))
+
+
+def _check_modality(path: str, modality: str, plan: Plan) -> None:
+    if modality not in ("unknown", plan.modality) and plan.modality != "other":
+        raise MedclError(
+            f"{path}: modality {modality}, the model was trained on {plan.modality}; use a model "
+            "of this modality, or --force"
+        )
+
+
+def _check_spacing(path: str, volume: Volume, plan: Plan) -> None:
+    """Compare along the canonical axes, as the plan's spacing is."""
+    spacing = reorient(Geometry.of(volume).volume(), ORIENTATION).spacing
+    seen = plan.fingerprint.get("spacing_range", [plan.spacing, plan.spacing])
+    for mm, planned, fine, coarse in zip(spacing, plan.spacing, *seen, strict=True):
+        low, high = min(planned / SPACING_FACTOR, fine), max(planned * SPACING_FACTOR, coarse)
+        if not low * 0.999 <= mm <= high * 1.001:
+            raise MedclError(
+                f"{path}: spacing {_shown(spacing)} mm (x, y, z), of which {mm:.4g} mm is outside "
+                f"{low:.3g} to {high:.3g} mm, what the model was trained for; use a model for "
+                "such scans, or --force"
+            )
+
+
+def _shown(spacing: Sequence[float]) -> str:
+    return "x".join(f"{mm:.3g}" for mm in spacing)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip(), flush=True)

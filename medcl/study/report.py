@@ -1,0 +1,114 @@
+"""The report: one HTML file that needs nothing else, its figures, and comparison.csv."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcl.files import replacing, write_text
+from medcl.study import report_figures, sections_results, sections_study
+from medcl.study.comparison import Comparison, compare, write_classes, write_comparison
+from medcl.study.markup import Html, escape, join, tag
+from medcl.study.names import Names
+from medcl.study.report_figures import Picture
+from medcl.study.results import Results
+
+CSS = Path(__file__).with_name("report.css")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page, and the pictures in it as files."""
+
+    html: str
+    pictures: list[Picture]
+    comparisons: list[Comparison]
+    names: Names
+
+
+def make_report(results: Results, *, command: str | None = None) -> Report:
+    """Compare, draw and write; a study with failed or missing runs gives a report that says so."""
+    comparisons = compare(results)
+    names = names_of(results)
+    learning = [
+        report_figures.learning_curves(results, comparisons),
+        report_figures.differences(comparisons),
+    ]
+    others = [arm for arm in results.study.arms if arm != results.control]
+    dots = {arm: report_figures.case_dots(results, arm) for arm in others}
+    losses = report_figures.pretraining_losses(results)
+    overlays = report_figures.case_overlays(results, comparisons, names)
+    sections = [
+        sections_results.answer(results, comparisons),
+        sections_results.curves(learning, dots),
+        sections_results.pictures(overlays),
+        sections_results.classes(results),
+        sections_results.secondary(results),
+        sections_study.data(results, names),
+        sections_study.pretraining(results, losses, names),
+        sections_study.protocol(results),
+        sections_study.unfinished(results, names),
+        sections_study.cost(results),
+        sections_study.provenance(command, hashed=names.hashed),
+    ]
+    pictures = [item for item in learning if item]
+    pictures += [item for panel in dots.values() for item in panel] + losses
+    pictures += [item for _, group in overlays.groups for item in group] if overlays else []
+    return Report(page(results, sections), pictures, comparisons, names)
+
+
+def names_of(results: Results) -> Names:
+    """Names of every input, accepted or not."""
+    found = results.ingest.get("cases", [])
+    cases = {case.case for case in results.cases} | {item["case"] for item in found}
+    subjects = {case.subject for case in results.cases}
+    subjects |= {item["subject"] for item in found if item.get("subject")}
+    hashed = results.study.report.identifiers == "hashed"
+    return Names(sorted(cases), sorted(subjects), hashed=hashed, salt=results.study.study)
+
+
+def page(results: Results, sections: Iterable[Html]) -> str:
+    body = [part for part in sections if part]
+    title = escape(results.study.report.title or f"{results.study.study}: medcl report")
+    head = [
+        Html('<meta charset="utf-8">'),
+        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        tag("title", title),
+        tag("style", Html(CSS.read_text(encoding="utf-8"))),
+    ]
+    main = tag("main", join([sections_results.head(results), *body]))
+    whole = join([tag("head", join(head)), tag("body", main)])
+    return f"<!doctype html>\n{tag('html', whole, lang='en')}\n"
+
+
+def write_report(report: Report, results: Results, out: str | Path) -> list[Path]:
+    """Write report.html, comparison.csv, figures/ and, where names are hashed, identifiers.csv.
+
+    Returns the files in that order.
+    """
+    out = Path(out)
+    figures = out / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for old in figures.glob("*.svg"):
+        old.unlink()
+    files = [out / "report.html", out / "comparison.csv", figures / "metrics_per_class.csv"]
+    write_comparison(files[1], report.comparisons)
+    write_classes(files[2], results)
+    for item in report.pictures:
+        files.append(figures / f"{item.name}.svg")
+        write_text(files[-1], item.svg)
+    if report.names.hashed:
+        files.append(out / "identifiers.csv")
+        _write_names(files[-1], report.names)
+    write_text(files[0], report.html)
+    return files
+
+
+def _write_names(path: Path, names: Names) -> None:
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["kind", "name", "shown"])
+        for kind, table in (("case", names.cases), ("subject", names.subjects)):
+            writer.writerows([kind, name, shown] for name, shown in table.items())

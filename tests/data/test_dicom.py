@@ -1,0 +1,360 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from medcl.data.dicom import Series, Slice, read_series
+from medcl.data.volume import Volume, VolumeError, grid_distance, read_volume, reorient
+
+OBLIQUE = [0.8, 0.6, 0.0, 0.0, 0.0, -1.0]  # rows along (0.8, 0.6, 0), columns to the feet
+
+
+def a_slice(position: list[float], pixels: np.ndarray, **changes) -> Dataset:
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
+    ds.SeriesInstanceUID = "1.2.3"
+    ds.PatientID, ds.PatientName, ds.Modality = "p7", "Somebody", "CT"
+    ds.Rows, ds.Columns = pixels.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated = ds.BitsStored = 16
+    ds.HighBit, ds.PixelRepresentation = 15, 1
+    ds.PixelSpacing, ds.SliceThickness = [2.0, 0.5], 99.0
+    ds.ImageOrientationPatient = OBLIQUE
+    ds.ImagePositionPatient = position
+    ds.RescaleSlope, ds.RescaleIntercept = 1, -1000
+    ds.PixelData = pixels.astype("<i2").tobytes()
+    for name, value in changes.items():
+        if value is None:
+            delattr(ds, name)
+        else:
+            setattr(ds, name, value)
+    return ds
+
+
+def series_of(count: int = 5, step: float = 3.0) -> list[Dataset]:
+    """Slices of 2 rows and 3 columns, `step` mm apart along their normal (-0.6, 0.8, 0)."""
+    normal = np.cross(OBLIQUE[:3], OBLIQUE[3:])
+    return [
+        a_slice((normal * step * k + [10, 20, 30]).tolist(), np.arange(6).reshape(2, 3) + 10 * k)
+        for k in range(count)
+    ]
+
+
+def save(folder: Path, slices: list[Dataset]) -> Path:
+    """Write the slices under names whose order says nothing about their position."""
+    folder.mkdir(exist_ok=True)
+    for index, ds in enumerate(slices):
+        ds.save_as(folder / f"{(index * 7 + 3) % 11:02d}.dcm", enforce_file_format=True)
+    return folder
+
+
+def refusal(folder: Path) -> VolumeError:
+    with pytest.raises(VolumeError) as error:
+        read_series(folder).decode()
+    assert str(folder) in error.value.message
+    assert error.value.remedy
+    return error.value
+
+
+def test_a_series_is_sorted_and_placed_by_its_positions(tmp_path):
+    volume = read_series(save(tmp_path / "s", series_of())).decode()
+    assert volume.shape == (3, 2, 5)
+    np.testing.assert_allclose(volume.spacing, (0.5, 2.0, 3.0))
+    for x, y, z in [(0, 0, 0), (2, 1, 4), (1, 0, 3)]:
+        assert volume.array[0, x, y, z] == -1000 + 10 * z + 3 * y + x
+        lps = np.array([10, 20, 30.0]) + x * 0.5 * np.array(OBLIQUE[:3])
+        lps += y * 2.0 * np.array(OBLIQUE[3:]) + z * 3.0 * np.cross(OBLIQUE[:3], OBLIQUE[3:])
+        np.testing.assert_allclose((volume.affine @ (x, y, z, 1))[:3], lps * (-1, -1, 1), atol=1e-9)
+
+
+def test_each_slice_is_rescaled_by_its_own_slope_and_intercept(tmp_path):
+    slices = series_of(3)
+    for k, ds in enumerate(slices):
+        ds.RescaleSlope, ds.RescaleIntercept = 0.25 * (k + 1), k
+    array = read_series(save(tmp_path / "s", slices)).decode().array
+    for k in range(3):
+        expected = (np.arange(6).reshape(2, 3) + 10 * k) * 0.25 * (k + 1) + k
+        np.testing.assert_allclose(array[0, :, :, k].T, expected)
+
+
+@pytest.mark.parametrize(("intercept", "dtype"), [(-1000, np.int16), (32750, np.float32)])
+def test_values_that_do_not_fit_in_16_bits_stay_exact(tmp_path, intercept, dtype):
+    slices = series_of(3)
+    for ds in slices:
+        ds.RescaleIntercept = intercept
+    array = read_series(save(tmp_path / "s", slices)).decode().array
+    assert array.dtype == dtype
+    assert (array.min(), array.max()) == (intercept, intercept + 25)
+
+
+def test_a_modality_table_is_applied(tmp_path):
+    slices = series_of(3)
+    for k, ds in enumerate(slices):
+        table = Dataset()
+        table.LUTDescriptor, table.ModalityLUTType = [30, 0, 16], "US"
+        table.add_new("LUTData", "US", [100 * value + k for value in range(30)])
+        ds.ModalityLUTSequence = [table]
+        del ds.RescaleSlope, ds.RescaleIntercept
+    array = read_series(save(tmp_path / "s", slices)).decode().array
+    assert array[0, 2, 1, 2] == 100 * 25 + 2
+
+
+def test_fractions_stored_as_floats_are_kept(tmp_path):
+    slices = series_of(3)
+    for k, ds in enumerate(slices):
+        ds.FloatPixelData = (np.arange(6, dtype="<f4") + k + 0.5).tobytes()
+        ds.BitsAllocated = 32
+        del ds.PixelData, ds.RescaleSlope, ds.RescaleIntercept
+    array = read_series(save(tmp_path / "s", slices)).decode().array
+    np.testing.assert_allclose(array[0, :, :, 1].T, [[1.5, 2.5, 3.5], [4.5, 5.5, 6.5]])
+
+
+def test_the_subject_is_kept_and_other_identifiers_are_not(tmp_path):
+    series = read_series(save(tmp_path / "s", series_of()))
+    assert (series.subject, series.modality) == ("p7", "CT")
+    assert series.provenance()["slices"] == ["03.dcm", "10.dcm", "06.dcm", "02.dcm", "09.dcm"]
+    assert "p7" not in str(series.provenance())
+    assert "Somebody" not in str(series.provenance())
+
+
+def test_a_missing_slice_is_named_by_its_neighbours(tmp_path):
+    slices = series_of(6)
+    del slices[3:5]
+    error = refusal(save(tmp_path / "s", slices))
+    assert error.code == "missing_slices"
+    assert "2 of 6 slices" in error.message
+    assert "06.dcm and 02.dcm" in error.message
+
+
+def test_uneven_distances_are_refused(tmp_path):
+    slices = series_of(5)
+    slices[2].ImagePositionPatient = np.add(slices[2].ImagePositionPatient, (-0.6, 0.8, 0)).tolist()
+    assert refusal(save(tmp_path / "s", slices)).code == "uneven_spacing"
+
+
+def test_positions_rounded_to_a_hundredth_are_accepted(tmp_path):
+    slices = series_of(9, step=0.7)
+    for ds in slices:
+        ds.ImagePositionPatient = np.round(np.array(ds.ImagePositionPatient, float), 2).tolist()
+    volume = read_series(save(tmp_path / "s", slices)).decode()
+    assert volume.spacing[2] == pytest.approx(0.7, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "mixed_orientation"),
+        ({"PixelSpacing": [2.0, 0.6]}, "mixed_geometry"),
+        ({"SeriesInstanceUID": "1.2.4"}, "several_series"),
+        ({"ImagePositionPatient": None}, "no_geometry"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no_geometry"),
+        ({"PixelSpacing": [0, 0]}, "no_geometry"),
+        ({"PixelData": None}, "no_pixel_data"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
+        ({"NumberOfFrames": 2}, "no_geometry"),
+    ],
+)
+def test_one_odd_slice_refuses_the_series_by_name(tmp_path, changes, code):
+    slices = series_of()
+    slices[1] = a_slice(
+        **{
+            "position": list(slices[1].ImagePositionPatient),
+            "pixels": np.zeros((2, 3)),
+            **changes,
+        }
+    )
+    error = refusal(save(tmp_path / "s", slices))
+    assert error.code == code
+
+
+def test_slices_of_another_size_are_mixed_geometry(tmp_path):
+    slices = series_of()
+    slices[1] = a_slice(list(slices[1].ImagePositionPatient), np.zeros((3, 2)))
+    assert refusal(save(tmp_path / "s", slices)).code == "mixed_geometry"
+
+
+def test_a_slice_beside_the_others_is_mixed_geometry(tmp_path):
+    slices = series_of()
+    beside = np.add(slices[2].ImagePositionPatient, np.multiply(OBLIQUE[:3], 4))
+    slices[2].ImagePositionPatient = beside.tolist()
+    error = refusal(save(tmp_path / "s", slices))
+    assert (error.code, "4 mm beside" in error.message) == ("mixed_geometry", True)
+
+
+def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path):
+    slices = series_of()
+    for k, ds in enumerate(slices):  # 3 mm along the normal, 0.8 mm along the columns
+        ds.ImagePositionPatient = np.add(ds.ImagePositionPatient, (0, 0, 0.8 * k)).tolist()
+    error = refusal(save(tmp_path / "s", slices))
+    assert (error.code, "14.9 degrees" in error.message) == ("gantry_tilt", True)
+
+
+def test_two_time_points_are_several_volumes(tmp_path):
+    error = refusal(save(tmp_path / "s", series_of(4) + series_of(4)))
+    assert error.code == "several_volumes"
+    assert "8 slices at 4 positions" in error.message
+
+
+@pytest.mark.parametrize(("count", "code"), [(1, "single_slice"), (2, "too_few_slices")])
+def test_too_few_slices_make_no_volume(tmp_path, count, code):
+    assert refusal(save(tmp_path / "s", series_of(count))).code == code
+
+
+def test_other_objects_beside_the_slices_are_skipped_and_named(tmp_path):
+    folder = save(tmp_path / "s", series_of())
+    report = a_slice([0, 0, 0], np.zeros((2, 3)), Modality="SR", PixelData=None)
+    report.save_as(folder / "report.dcm", enforce_file_format=True)
+    (folder / "notes.txt").write_text("nothing")
+    series = read_series(folder)
+    assert len(series.slices) == 5
+    assert [f.code for f in series.findings] == ["not_an_image"] * 2
+    assert [f.severity for f in series.findings] == ["info"] * 2
+
+
+def test_a_folder_without_images_is_not_an_image(tmp_path):
+    plan = a_slice([0, 0, 0], np.zeros((2, 3)), Modality="RTSTRUCT", PixelData=None)
+    assert refusal(save(tmp_path / "s", [plan])).code == "not_an_image"
+
+
+@pytest.mark.parametrize("kept", [0, 100, 140, 500, -4])
+def test_a_truncated_slice_refuses_the_series(tmp_path, kept):
+    folder = save(tmp_path / "s", series_of())
+    path = folder / "09.dcm"  # the last slice: no gap would tell that it is missing
+    path.write_bytes(path.read_bytes()[:kept])
+    error = refusal(folder)
+    assert error.code in ("unreadable", "no_pixel_data")
+    assert "09.dcm" in error.message
+
+
+def frames_of(slices: list[Dataset]) -> Dataset:
+    """The slices as one enhanced multi-frame object, values and places in functional groups."""
+    multi = a_slice([0, 0, 0], np.zeros((2, 3)))
+    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(multi, tag)
+    del multi.RescaleSlope, multi.RescaleIntercept
+    multi.NumberOfFrames = len(slices)
+    multi.PixelData = b"".join(ds.PixelData for ds in slices)
+    measures, shared = Dataset(), Dataset()
+    measures.PixelSpacing = slices[0].PixelSpacing
+    shared.PixelMeasuresSequence = [measures]
+    multi.SharedFunctionalGroupsSequence = [shared]
+    groups = []
+    for ds in slices:
+        group, position, orientation, values = Dataset(), Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = ds.ImagePositionPatient
+        orientation.ImageOrientationPatient = ds.ImageOrientationPatient
+        values.RescaleSlope, values.RescaleIntercept = ds.RescaleSlope, ds.RescaleIntercept
+        group.PlanePositionSequence, group.PlaneOrientationSequence = [position], [orientation]
+        group.PixelValueTransformationSequence = [values]
+        groups.append(group)
+    multi.PerFrameFunctionalGroupsSequence = groups
+    return multi
+
+
+def test_an_enhanced_object_equals_the_single_slices(tmp_path):
+    slices = series_of()
+    slices[3].RescaleSlope = 2.5
+    single = read_series(save(tmp_path / "s", slices)).decode()
+    shuffled = [slices[k] for k in (3, 0, 4, 1, 2)]
+    multi = read_series(save(tmp_path / "m", [frames_of(shuffled)])).decode()
+    np.testing.assert_array_equal(multi.array, single.array)
+    np.testing.assert_allclose(multi.affine, single.affine)
+
+
+def assert_same(volume: Volume, reference: Volume, *, mm: float) -> None:
+    """Equal values (rtol 1e-5) and affines within `mm` on the same axes."""
+    volume, reference = reorient(volume), reorient(reference)
+    np.testing.assert_allclose(volume.array, reference.array, rtol=1e-5, atol=1e-4)
+    assert np.abs(volume.affine - reference.affine).max() < mm
+    assert grid_distance(volume, reference) < 0.01
+
+
+@pytest.mark.parametrize("patient", ["STS_002", "STS_003"])
+@pytest.mark.parametrize("modality", ["CT", "MR_T1", "PET"])
+def test_conversion_equals_a_third_partys(data, patient, modality):
+    series = read_series(data / "sts_ibsi" / "dicom" / patient / modality / "image")
+    reference = data / "sts_ibsi" / "nifti" / patient / f"{modality}_image.nii.gz"
+    assert_same(series.decode(), read_volume(reference), mm=0.05)
+    assert series.modality == modality.split("_")[0]
+    assert series.subject == patient
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        *("ge/anatomical/001", "generic/anatomical/001", "generic/anatomical/002_non_isotropic"),
+        *("generic/compressed/001", "generic/compressed_j2k/001", "generic/compressed_jpeg/001"),
+        *("generic/compressed_jpegls/001", "generic/compressed_rle/001"),
+        *("hitachi/anatomical/001", "hyperfine/anatomical/001", "philips_enhanced/anatomical/001"),
+    ],
+)
+def test_vendors_and_codecs_equal_their_references(data, series):
+    folder = data / "dicom_acceptance" / "dicom2nifti" / series
+    reference = folder.with_name(f"{folder.name}_ground_truth.nii.gz")
+    assert_same(read_series(folder).decode(), read_volume(reference), mm=0.05)
+
+
+@pytest.mark.parametrize(
+    ("folder", "code"),
+    [
+        ("dicom2nifti/failing/gantrytilting/001", "gantry_tilt"),
+        ("dicom2nifti/failing/notavolume/001", "several_volumes"),
+        ("dicom2nifti/failing/slicecount/001", "too_few_slices"),
+        ("dicom2nifti/failing/sliceincrement/001", "missing_slices"),
+        ("dicom2nifti/failing/sliceorientation/001", "mixed_orientation"),
+        ("dicom2nifti/ge/fmri/001", "several_volumes"),
+        ("dicom2nifti/ge/anatomical/001_single_slice", "single_slice"),
+        ("dicom2nifti/generic/rgb/001", "colour"),
+        ("ct_philips_tilt_6slices/dicom", "gantry_tilt"),
+        ("dcm_qa_ts/In", "mosaic"),
+        ("dcmqi_23x38x3/seg", "not_an_image"),
+        ("highdicom", "several_series"),
+        ("prostatex0000_mixed/dicom_flat", "several_series"),
+        ("pydicom_data", "unreadable"),
+    ],
+)
+def test_series_that_are_no_volume_are_refused_by_name(data, folder, code):
+    assert refusal(data / "dicom_acceptance" / folder).code == code
+
+
+def test_the_gap_of_a_real_series_is_named(data):
+    top = data / "dicom_acceptance" / "prostatex_missing_slice" / "dicom"
+    (folder,) = {path.parent for path in top.rglob("*.dcm")}
+    error = refusal(folder)
+    assert error.code == "missing_slices"
+    assert "1 of 19 slices are missing" in error.message
+    assert "1-07.dcm and 1-05.dcm" in error.message
+
+
+def test_nine_transfer_syntaxes_of_one_image_give_the_same_voxels(data):
+    files = sorted((data / "dicom_acceptance" / "dcm_qa_ts" / "In").glob("*.dcm"))
+    assert len(files) == 9
+    decoded = []
+    for file in files:
+        ds = pydicom.dcmread(file)
+        place = (np.zeros(3), np.eye(3)[0], np.eye(3)[1], (1.0, 1.0), 1.0, 0.0)
+        one = Slice(file.name, ds, None, *place)
+        decoded.append(Series(file.parent, (one,), np.eye(4), "", ()).decode().array)
+    for array in decoded[1:]:
+        np.testing.assert_array_equal(array, decoded[0])
+    reference = read_volume(files[0].parents[1] / "Ref" / "1.nii")
+    assert np.isin(decoded[0], reference.array).all()  # the reference is cut into its slices
+
+
+def test_a_damaged_compressed_slice_is_unreadable(tmp_path, data):
+    source = data / "dicom_acceptance" / "dicom2nifti" / "generic" / "compressed_jpegls" / "001"
+    folder = shutil.copytree(source, tmp_path / "s")
+    path = sorted(folder.iterdir())[1]
+    content = bytearray(path.read_bytes())
+    content[-3000:-2000] = b"\xff\x9e" * 500
+    path.write_bytes(content)
+    error = refusal(folder)
+    assert (error.code, path.name in error.message) == ("unreadable", True)

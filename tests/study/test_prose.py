@@ -1,0 +1,93 @@
+"""The words of a report, and the names it shows or hides."""
+
+import hashlib
+
+from medcl.networks.transfer import Transfer
+from medcl.study import prose
+from medcl.study.markup import Html, escape, table, tag, ticked
+from medcl.study.names import Names
+from medcl.study.results import Run
+
+
+def test_texts_are_escaped_and_html_is_not():
+    assert tag("p", "a < b & c", class_="x") == '<p class="x">a &lt; b &amp; c</p>'
+    assert tag("p", Html("<b>x</b>")) == "<p><b>x</b></p>"
+    assert ticked("set `a<b` now") == "set <code>a&lt;b</code> now"
+    assert escape("95 % (p < 0.001)") == "95\u00a0% (p\u00a0&lt;\u00a00.001)"
+    assert table("empty", ["a"], [], "t") == ""
+
+
+def test_lists_counts_and_times_read_as_words():
+    assert prose.listed(["a", "b", "c"]) == "a, b and c"
+    assert prose.listed([]) == ""
+    assert prose.plural(1, "case") == "1 case"
+    assert prose.plural(2, "case") == "2 cases"
+    assert prose.ranges([0, 1, 2]) == "0 to 2"
+    assert prose.ranges([2, 0]) == "0 and 2"
+    assert [prose.duration(s) for s in (42, 750, 12000, None)] == ["42 s", "12 min", "3.3 h", "–"]
+
+
+def test_the_plan_is_readable_and_says_what_was_given():
+    plan = {
+        "spacing": [1.0, 1.0, 3.0],
+        "intensity": {"rule": "zscore", "low": None, "high": None},
+        "given": ["spacing"],
+    }
+    assert prose.plan_words(plan) == [
+        ("spacing", "1 × 1 × 3 mm", "given"),
+        ("intensities", "mean 0 and standard deviation 1 within the body", "derived"),
+    ]
+
+
+def test_the_audit_names_duplicates_by_their_shown_names():
+    audit = {
+        "overlaps": [],
+        "duplicates": [{"kind": "voxels", "cases": ["a", "b"], "roles": ["pool"]}],
+        "unknown_subjects": True,
+    }
+    said = " ".join(prose.audit_words(audit, str.upper))
+    assert "twice within the pool: A and B" in said
+    assert "No image is stored in two roles" in said
+    assert "Subjects are unknown" in said
+
+
+def test_transfer_is_put_in_words():
+    not_taken = {"a": "too large", "b": "too large"}
+    found = Transfer(taken=["x"], not_taken=not_taken, share=0.5).to_dict()
+    assert prose.transfer_words([found]) == (
+        "50 % of the pretrained parameters (1 tensor) taken; 2 tensors not: too large"
+    )
+    assert prose.transfer_words([]) == "no run took weights over"
+
+
+def test_missing_runs_are_grouped():
+    runs = [Run("voco", 1, r, "failed", "x") for r in (0, 1, 2)] + [Run("a", 2, 1, "failed", "x")]
+    assert (
+        prose.missing_words(runs, 3)
+        == "voco with 1 labelled, all 3 replicates; a with 2 labelled, replicate 1"
+    )
+    assert prose.missing_words(runs[1:3], 5) == "voco with 1 labelled, replicates 1 and 2"
+
+
+def test_hashed_names_are_stable_and_never_shared():
+    many = [f"p{number}" for number in range(2000)]
+    names = Names(many, [], hashed=True, salt="torso")
+    assert len(set(names.cases.values())) == 2000
+    digest = hashlib.sha256(b'["torso","case","p1"]').hexdigest()
+    assert Names(["p1"], [], hashed=True, salt="torso").case("p1") == f"case-{digest[:4]}"
+    assert Names(["p1"], [], hashed=True, salt="other").case("p1") != f"case-{digest[:4]}"
+    assert names.case("never seen") == "a case"
+
+
+def test_names_and_paths_in_a_message_are_hidden_but_numbers_and_units_stay():
+    names = Names(["anna"], ["12"], hashed=True)
+    subject, case = names.subject("12"), names.case("anna")
+    assert names.scrub("case 'anna' of subject 12: 12 of 118 slices, 0.5 mm/voxel") == (
+        f"case '{case}' of subject {subject}: 12 of 118 slices, 0.5 mm/voxel"
+    )
+    assert (
+        names.scrub("/data/in/x.nii.gz and raw/p7/s3 and p7.nii.gz")
+        == "[file] and [file] and [file]"
+    )
+    assert names.scrub("annals of banana") == "annals of banana"
+    assert Names(["anna"], [], hashed=False).scrub("anna: raw/p7/s3") == "anna: raw/p7/s3"

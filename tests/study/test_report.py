@@ -1,0 +1,373 @@
+"""The report of a study: what it says, what it hides, and what it survives."""
+
+import argparse
+import csv
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from make_results import Fake, make
+
+from medcl.files import read_json, write_json
+from medcl.stages import report as stage
+from medcl.study import figures, prose
+from medcl.study.comparison import compare, dice_table
+from medcl.study.cost import costs, seconds_of
+from medcl.study.report import make_report
+from medcl.study.results import read_results
+
+FULL = Fake(
+    failed=(("voco", 2, 3),),
+    collapsed=(("scratch", 1, 0, "spleen"), ("scratch", 1, 2, "spleen")),
+)
+QUICK = {"volumes": False, "labelled": (1,), "tests": 4, "effects": {"voco": 0.06}}
+
+
+def run(config, **changes):
+    given = {"study": str(config), "out": str(config.parent), "command": None, "partial": False}
+    stage.run(argparse.Namespace(**{**given, **changes}))
+    return config.parent
+
+
+def quick(folder, **changes):
+    """A small study without pictures, and its report as plain text."""
+    config = make(folder, Fake(**{**QUICK, **changes}))
+    results = read_results(config, config.parent)
+    return results, make_report(results, command="snakemake --cores 2").html
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return run(make(tmp_path_factory.mktemp("results") / "torso", FULL), command="snakemake --x")
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return (written / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures take most of the time of a report: leave them out where nothing depends on them."""
+    monkeypatch.setattr(figures, "render", lambda draw, size, name: "<svg></svg>")
+
+
+def text_of(page):
+    """The words of a page."""
+    page = re.sub(r"<(style|svg)\b.*?</\1>", " ", page, flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", " ", page).replace("\u00a0", " ").split())
+
+
+class Checker(HTMLParser):
+    """Collects ids and addresses; fails on an element closed in the wrong place."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "input"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.tags = [], [], [], set()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.ids += [value for key, value in attributes if key == "id"]
+        self.addresses += [v for k, v in attributes if k in {"href", "src", "xlink:href"}]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+# ------------------------------------------------------------------------------- the page
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in checker.addresses)
+    assert not checker.tags & {"script", "link", "img", "iframe"}
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_every_reference_within_a_figure_leads_to_an_element_of_the_page(page):
+    ids = set(re.findall(r'\bid="([^"]+)"', page))
+    used = re.findall(r'(?:href="|url\()#([^")]+)', page)
+    assert used
+    assert set(used) <= ids
+
+
+def test_the_answer_comes_first_and_speaks_of_every_arm_and_label_count(page):
+    text = text_of(page)
+    first = text.index("With 1 labelled subject, this method (voco)")
+    assert text.index("The answer") < first < text.index("Curves")
+    for labelled in ("1 labelled subject,", "2 labelled subjects,", "4 labelled subjects,"):
+        assert len(re.findall(f"With {labelled}.*?(voco|order)", text)) == 2
+    assert "this encoder (order) loses" in text
+
+
+def test_two_reports_of_one_study_are_equal(tmp_path):
+    results, first = quick(tmp_path / "a")
+    assert make_report(results, command="snakemake --cores 2").html == first
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_unknown_subjects_are_said_before_anything_else(tmp_path):
+    _, page = quick(tmp_path / "a", unknown_subjects=True)
+    text = text_of(page)
+    words = "subject ids unknown: cases are treated as subjects"
+    assert text.index(words) < text.index("The answer")
+    _, page = quick(tmp_path / "b")
+    assert words not in page
+
+
+def test_a_lost_class_is_named_with_its_arm_and_replicates(page):
+    assert "spleen is lost in replicates 0 and 2 of scratch with 1 labelled" in text_of(page)
+
+
+def test_excluded_inputs_are_grouped_by_finding_with_what_to_do(page):
+    text = text_of(page)
+    assert text.count(" missing_slices ") == 1
+    assert "2 of 118 slices are missing between z = 44.0 and 50.0 mm" in text
+    assert "supply the slices, or set allow_missing_slices" in text
+    assert "label_without_image" in text
+
+
+def test_subjects_of_each_role_are_counted(page):
+    assert "pool, labelled 10 10 pool, unlabelled 5 5 validation 4 4 test 8 9" in text_of(page)
+    assert "Validation subjects used: 2 with 1 labelled, 2 with 2 labelled and 4 with 4" in page
+
+
+def test_the_command_and_the_versions_stand_in_the_page(page):
+    assert "<code>snakemake --x</code>" in page
+    assert f"numpy {np.__version__}" in text_of(page)
+
+
+def test_a_pretraining_at_chance_is_said_in_plain_words(page):
+    assert "the loss stayed at chance: nothing has been learnt" in text_of(page)
+
+
+def test_undefined_distances_are_counted_beside_their_mean(page):
+    # spleen of 9 test cases in 2 replicates has an empty prediction
+    assert re.search(r"1 scratch \d+\.\d \[18\] \d+\.\d+ \[18\]", text_of(page))
+
+
+# ------------------------------------------------------------------------------- names
+
+
+def test_no_source_name_is_in_the_report_or_in_a_file_name(written, page):
+    files = " ".join(str(file.relative_to(written)) for file in (written / "figures").iterdir())
+    svgs = "".join(file.read_text() for file in (written / "figures").glob("*.svg"))
+    assert "patient-" not in page + files + svgs
+    assert re.search(r"worst: case-[0-9a-f]{4}", page)
+    with open(written / "identifiers.csv", newline="") as file:
+        shown = {(row["kind"], row["name"]): row["shown"] for row in csv.DictReader(file)}
+    assert shown["case", "patient-000a"] in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_names_are_kept_where_the_study_says_so(tmp_path):
+    results, page = quick(tmp_path / "a", identifiers="keep")
+    assert "patient-901a" in page
+    folder = run(results.folder / "config.resolved.yaml")
+    assert not (folder / "identifiers.csv").exists()
+
+
+# ------------------------------------------------------------------------------- the table
+
+
+def rows_of(folder):
+    with open(folder / "comparison.csv", newline="") as file:
+        return {(row["arm"], row["labelled"]): row for row in csv.DictReader(file)}
+
+
+def slow_dice(folder, arm, replicate, case):
+    """Mean over the classes of one case, read from metrics.csv line by line."""
+    found = []
+    with open(folder / f"finetune/{arm}/n4/r{replicate}/metrics.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            primary = row["weights"] == "last" and row["metric"] == "dice"
+            if primary and row["case"] == case and row["value"]:
+                found.append(float(row["value"]))
+    return sum(found) / len(found)
+
+
+def test_the_table_holds_the_numbers_found_by_hand(written):
+    row = rows_of(written)["voco", "4"]
+    subjects = [["patient-000a", "patient-000b"], *([f"patient-{n:03d}a"] for n in range(1, 8))]
+    dice, difference = 0.0, 0.0
+    for replicate in range(5):
+        for cases in subjects:
+            mine = sum(slow_dice(written, "voco", replicate, c) for c in cases) / len(cases)
+            other = sum(slow_dice(written, "scratch", replicate, c) for c in cases) / len(cases)
+            dice += mine / 40
+            difference += (mine - other) / 40
+    assert float(row["dice"]) == pytest.approx(dice, rel=1e-5)
+    assert float(row["difference"]) == pytest.approx(difference, rel=1e-4)
+    assert float(row["low"]) < difference < float(row["high"])
+    assert (row["replicates"], row["cases"], row["status"]) == ("5", "9", "ok")
+
+
+def test_the_table_has_the_agreed_columns_and_an_empty_difference_for_scratch(written):
+    header = (written / "comparison.csv").read_text().splitlines()[0]
+    assert header == "arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status"
+    row = rows_of(written)["scratch", "1"]
+    assert (row["difference"], row["low"], row["high"], row["p"]) == ("", "", "", "")
+
+
+def test_a_failed_run_makes_its_comparison_partial_and_is_named(written, page):
+    row = rows_of(written)["voco", "2"]
+    assert (row["replicates"], row["status"]) == ("4", "partial")
+    text = text_of(page)
+    assert "4 of 5 replicates" in text
+    assert "Missing: voco with 2 labelled, replicate 3." in text
+    assert "out of memory: lower batch" in text
+
+
+def test_an_arm_whose_pretraining_failed_has_failed_and_the_others_go_on(tmp_path):
+    results, page = quick(
+        tmp_path / "a", effects={"voco": 0.1, "order": 0.1}, failed_pretraining=("voco",)
+    )
+    run(results.folder / "config.resolved.yaml")
+    rows = rows_of(results.folder)
+    assert rows["voco", "1"]["status"] == "failed"
+    assert (rows["voco", "1"]["dice"], rows["voco", "1"]["seconds"]) == ("", "")
+    assert rows["order", "1"]["status"] == "ok"
+    assert "could not be compared with training from scratch" in text_of(page)
+    assert "loss is nan at step 812" in page
+
+
+def test_three_replicates_give_differences_without_intervals(tmp_path):
+    _, page = quick(tmp_path / "a", replicates=3)
+    text = text_of(page)
+    assert "3 replicates; an interval needs at least 4" in text
+    assert not re.search(r"\) gains|\) loses", text)
+
+
+def test_a_single_arm_is_reported_by_its_means(tmp_path):
+    results, page = quick(tmp_path / "a", effects={}, seeds={})
+    assert "scratch reaches a mean Dice of" in text_of(page)
+    assert "difference to scratch" not in page
+    assert compare(results)[0].difference is None
+
+
+def test_a_study_that_has_not_begun_gets_a_partial_report(tmp_path):
+    config = make(tmp_path / "a", Fake(**QUICK))
+    for folder in ("ingest", "split", "plan", "pretrain", "finetune"):
+        shutil.rmtree(config.parent / folder)
+    run(config, partial=True)
+    text = text_of((config.parent / "report_partial.html").read_text(encoding="utf-8"))
+    assert "The data have not been split yet." in text
+    assert "the fine-tuning has not been made" in text
+    assert not (config.parent / "comparison.csv").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_case_without_a_prediction_is_named_with_its_reason(tmp_path):
+    results, _ = quick(tmp_path / "a")
+    file = results.folder / "finetune/voco/n1/r0/predictions/predictions.json"
+    write_json(
+        file, {**read_json(file), "failed": {"patient-002a": "raw/patient-002a.nii: damaged"}}
+    )
+    again = read_results(results.folder / "config.resolved.yaml", results.folder)
+    words = r"replicate 0: no prediction of case-[0-9a-f]{4}: \[file\]: damaged"
+    assert re.search(words, text_of(make_report(again).html))
+
+
+def test_a_missing_prediction_file_leaves_its_picture_out_and_says_so(tmp_path):
+    config = make(tmp_path / "a", Fake(labelled=(1,), tests=4))
+    shutil.rmtree(config.parent / "finetune/voco/n1/r0/predictions/last")
+    results = read_results(config, config.parent)
+    text = text_of(make_report(results).html)
+    assert re.search(r"case-[0-9a-f]{4} cannot be shown: .*no such file", text)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_case_undefined_in_one_run_leaves_every_comparison_it_belongs_to(tmp_path):
+    results, _ = quick(tmp_path / "a")
+    file = results.folder / "finetune/voco/n1/r0/metrics.csv"
+    lines = file.read_text().splitlines()
+    gone = [
+        re.sub(r",dice,[\d.]+,", ",dice,,both empty", line)
+        if line.startswith("patient-001a")
+        else line
+        for line in lines
+    ]
+    file.write_text("\n".join(gone) + "\n")
+    again = read_results(results.folder / "config.resolved.yaml", results.folder)
+    scratch, voco = compare(again)
+    assert (scratch.mean.undefined_cases, voco.difference.undefined_cases) == (0, 1)
+    assert np.isnan(dice_table(again, "voco", 1)).sum() == 1
+    assert "1 test case left out" in text_of(make_report(again).html)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_stage_says_what_it_read_and_wrote(tmp_path, capsys):
+    run(make(tmp_path / "a", Fake(**QUICK, failed=(("voco", 1, 0),))))
+    said = capsys.readouterr().out
+    assert "9 of 10 runs finished" in said
+    assert "voco, 1 labelled, replicate 0: failed: fine-tuning: out of memory" in said
+    assert "With 1 labelled subject" in said
+    assert "report.html" in said
+
+
+# ------------------------------------------------------------------------------- cost
+
+
+def test_the_cost_of_a_model_is_its_fine_tuning_and_one_whole_pretraining(written):
+    results = read_results(written / "config.resolved.yaml", written)
+    runs = [read_json(written / f"finetune/voco/n4/r{r}/summary.json") for r in range(5)]
+    expected = sum(run["seconds"] for run in runs) / 5 + 1834.2
+    assert seconds_of(results, "voco", 4) == pytest.approx(expected)
+
+
+def test_benchmark_files_time_the_stages_that_do_not_time_themselves(tmp_path):
+    config = make(tmp_path / "a", Fake(**QUICK))
+    folder = tmp_path / "a/benchmark"
+    folder.mkdir()
+    head = "s\th:m:s\tmax_rss\tmax_vms\n"
+    (folder / "ingest.tsv").write_text(f"{head}12.5\t0:00:12\t210.5\t900\n")
+    for replicate in (0, 1):
+        file = folder / f"evaluate.voco.n1.r{replicate}.tsv"
+        file.write_text(f"{head}{4 + replicate}\t0:00:04\tNA\t-\n")
+    found = {(c.stage, c.arm): c for c in costs(read_results(config, config.parent))}
+    assert (found["ingest", None].seconds, found["ingest", None].memory_mb) == (12.5, 210.5)
+    evaluated = found["evaluate", "voco"]
+    assert (evaluated.jobs, evaluated.seconds, evaluated.memory_mb) == (2, 9.0, None)
+    assert (found["pretrain", "voco"].jobs, found["pretrain", "voco"].memory_mb) == (3, 1310.5)
+
+
+def test_figures_are_well_formed_and_told_apart(written):
+    files = sorted((written / "figures").glob("*.svg"))
+    names = {file.stem for file in files}
+    assert {"learning-curves", "differences", "cases-voco-n4", "pretraining-order"} <= names
+    assert sum(name.startswith("overlay-case-") for name in names) == 8
+    for file in files:
+        ET.parse(file)
+
+
+def test_the_protocol_has_the_numbers_of_the_study(written):
+    results = read_results(written / "config.resolved.yaml", written)
+    text = " ".join(prose.protocol(results))
+    for words in (
+        "8 test subjects, 4 validation subjects and a pool of 15, of which 10 have a label",
+        "2000 steps of batch 2",
+        "1, 2 and 4 labelled subjects, 5 replicates each",
+        "300 steps with 1, 300 steps with 2 and 600 steps with 4",
+        "Satterthwaite",
+    ):
+        assert words in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_the_intervals_do_not_cover_is_said(tmp_path):
+    results, _ = quick(tmp_path / "a", labelled=(1, 6), seeds={})
+    said = " ".join(prose.caveats(results))
+    assert "2 comparisons were made" in said
+    assert "With 6 of 10 labelled candidates" in said
+    assert "Fewer than 3 pretraining seeds (voco)" in said
