@@ -40,7 +40,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=BaseModel)
 
 # ------------------------------------------------------------------------------- the dataset
 
@@ -419,6 +419,8 @@ def _keys_at(model: type[BaseModel], loc: list[int | str]) -> list[str]:
     """Valid keys of the section at `loc`."""
     current: Any = model
     for part in loc:
+        if isinstance(part, int):
+            continue  # the place in a list; its sections are all alike
         if isinstance(current, type) and issubclass(current, BaseModel):
             field = current.model_fields.get(str(part))
             current = _section_in(field.annotation) if field else None

@@ -43,7 +43,9 @@ def test_a_config_with_three_mistakes_shows_all_three(tmp_path: Path) -> None:
 
 def test_a_mistake_in_the_dataset_file_names_that_file(tmp_path: Path) -> None:
     dataset = tmp_path / "mine.yaml"
-    dataset.write_text("name: a\nmodality: MR\nclasses: {lv: 1}\nsources: [{layout: files, pth: x}]\n")
+    dataset.write_text(
+        "name: a\nmodality: MR\nclasses: {lv: 1}\nsources: [{layout: files, pth: x}]\n"
+    )
     with pytest.raises(ConfigError) as error:
         load_study(study(dataset=str(dataset)))
     assert str(error.value) == f"{dataset}: sources.0.pth: no such key; did you mean 'path'?"

@@ -31,9 +31,8 @@ def snakemake(*arguments: str, cwd: Path = ROOT, check: bool = True) -> subproce
 
 def planned(*arguments: str, cwd: Path = ROOT) -> dict[str, int]:
     """Jobs of each rule in a dry run."""
-    done = snakemake("-n", "--quiet", "rules", *arguments, cwd=cwd)
-    text = snakemake("-n", *arguments, cwd=cwd).stdout if "Job stats" not in done.stdout else done.stdout
-    jobs = {}
+    text = snakemake("-n", *arguments, cwd=cwd).stdout
+    jobs: dict[str, int] = {}
     for line in text.partition("Job stats:")[2].splitlines()[3:]:
         words = line.split()
         if len(words) != 2 or words[0] == "total":

@@ -32,5 +32,5 @@ class Teacher(nn.Module):
         for own, student in zip(self.copies, self._students, strict=True):
             for mine, theirs in zip(own.parameters(), student.parameters(), strict=True):
                 mine.lerp_(theirs, 1 - self.momentum)
-            for mine, theirs in zip(own.buffers(), student.buffers(), strict=True):
-                mine.copy_(theirs)
+            for kept, current in zip(own.buffers(), student.buffers(), strict=True):
+                kept.copy_(current)

@@ -11,7 +11,7 @@ from medcl.networks.unet import UNet
 from medcl.objectives.base import Objective
 from medcl.objectives.mae import MAE
 from medcl.objectives.voco import VoCo
-from medcl.options import check, resolve, schemas
+from medcl.options import check, resolve
 from medcl.views.augment import Spacing
 
 OBJECTIVES: dict[str, type[Objective]] = {"mae": MAE, "voco": VoCo}
@@ -29,7 +29,7 @@ def build(
     if "name" not in options:
         raise MedclError(f"objective.name: this key is required; one of {', '.join(OBJECTIVES)}")
     name = str(options["name"])
-    kind = resolve(OBJECTIVES, name, "objective")
+    kind: Any = resolve(OBJECTIVES, name, "objective")
     if not issubclass(kind, Objective):
         raise MedclError(f"objective {name}: {kind.__name__} is no medcl.objectives.base.Objective")
     given = {key: value for key, value in options.items() if key != "name"}
@@ -38,11 +38,6 @@ def build(
         checked["crop"] = checked["crop"] or crop
         _fits(checked["crop"], network, name)
     return kind(network, spacing, **checked)
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema of the options of every objective, from the constructors."""
-    return schemas(OBJECTIVES)
 
 
 def _fits(crop: Voxels, network: UNet, name: str) -> None:

@@ -52,9 +52,11 @@ class Objective(nn.Module, ABC):
 
     trained: the beginnings of the names of the network's tensors that this task trains; the
     others are left as they are and are not worth transferring.
+    compared_with_chance: the terms, or `loss`, whose sum the term `chance` belongs to.
     """
 
     trained: ClassVar[tuple[str, ...]]
+    compared_with_chance: ClassVar[tuple[str, ...]] = ("loss",)
 
     def __init__(self, network: UNet, views: Views) -> None:
         super().__init__()

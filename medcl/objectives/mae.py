@@ -34,13 +34,13 @@ from medcl.config import Share, Voxels
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import StoredVolume, Triple
 from medcl.errors import MedclError
-from medcl.networks.heads import pool
 from medcl.networks.unet import CONVOLUTION, UNet
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.views.augment import Augment, Spacing, apply, covered
 from medcl.views.crops import random_box
 
 BLOCK_MAX = 16  # voxels
+VECTORS = 256  # of the bottleneck, at most, that show a collapse; a mean per crop would be too few
 AUGMENT = Augment(  # as nnssl: space only, the intensities are the target
     flip=(0.5, 0.5, 0.5),
     rotate=(0.2, 20.0),
@@ -121,9 +121,8 @@ class MAEViews(Views):
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """image: moved; visible: what the network sees; counted: hidden and in the volume."""
-        image, inside = batch["image"], batch["inside"]
-        draw = AUGMENT.draw(len(image), self.spacing, generator)
-        image, inside = apply(image, inside, draw)
+        draw = AUGMENT.draw(len(batch["image"]), self.spacing, generator)
+        image, inside = apply(batch["image"], batch["inside"], draw)
         assert inside is not None
         in_volume = (inside > 0) & covered(draw, self.size, image.device)
         x, y, z = (-(-n // side) for n, side in zip(self.size, self.block, strict=True))
@@ -162,19 +161,21 @@ class MAE(Objective):
         self.reconstruct = CONVOLUTION[network.dims](network.channels[0], network.channels_in, 1)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """prediction: the reconstruction; pooled: the means of the encoder's maps."""
+        """prediction: the reconstruction; bottleneck: vectors of the coarsest map, (B, N, E)."""
         features = self.network.encode(batch["image"] * batch["visible"])
         prediction = self.reconstruct(self.network.decode(features))
-        return {"prediction": prediction, "pooled": pool(features).detach()}
+        bottleneck = features[-1].detach().flatten(2).mT
+        return {"prediction": prediction, "bottleneck": bottleneck}
 
     @in_float32
     def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss, the absolute error, the chance level and what shows a collapse."""
         target, counted = batch["image"], batch["counted"]
         squared, absolute = masked_errors(embeddings["prediction"], target, counted)
+        vectors = embeddings["bottleneck"].flatten(0, 1)
         terms: Terms = {
             "absolute": absolute.detach(),
             "chance": hidden_variance(target, counted),
-            **collapse_terms(embeddings["pooled"]),
+            **collapse_terms(vectors[:: -(-len(vectors) // VECTORS)]),
         }
         return squared, terms

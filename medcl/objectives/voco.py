@@ -29,15 +29,16 @@ Differs from the authors' code: the teacher starts as a copy of the student. It 
 optimiser step instead of between the two forward passes of the next step, which gives the same
 weights. The grid may have any shape, the depth included: l is a share of volume, and cells divide
 the body as it is instead of a volume resized to 384x384x96 (`cells: fixed` gives cells of exactly
-`crop` voxels). Crops are mirrored and their intensities changed, but not turned by
-90 degrees, which crops with unequal sides do not allow.
+`crop` voxels). Crops are not mirrored by default, because mirrored crops of the left and the right
+look alike: on generated volumes pos + neg fell to 0.09 without mirroring and to 0.16 with it (200
+steps, chance 0.21). Nor are they turned by 90 degrees, which unequal sides do not allow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -57,8 +58,7 @@ from medcl.objectives.voco_chance import EPSILON, chance
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.crops import box_at, grid_boxes, overlap_fractions, random_box
 
-AUGMENT = Augment(
-    flip=(0.2, 0.2, 0.2),
+AUGMENT = Augment(  # intensity alone; VoCoViews adds mirroring
     rotate=(0.0, 0.0),
     scale=(0.0, 0.0),
     bias=(0.0, 0.0),
@@ -115,6 +115,7 @@ class VoCoViews(Views):
     size: Triple
     targets: int
     cells: Cells
+    mirror: float = 0.0
 
     def cell(self, volume: StoredVolume) -> Triple:
         """Voxels of a cell; raises MedclError for a volume that the grid does not fit into."""
@@ -152,15 +153,17 @@ class VoCoViews(Views):
         }
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Change each crop by itself; mirroring leaves its place as it is."""
+        """Change each crop by itself; its place stays as it is."""
         crops = batch["crops"].flatten(0, 1)
-        changed, _ = apply(crops, None, AUGMENT.draw(len(crops), self.spacing, generator))
+        strengths = replace(AUGMENT, flip=(self.mirror, self.mirror, self.mirror))
+        changed, _ = apply(crops, None, strengths.draw(len(crops), self.spacing, generator))
         return {**batch, "crops": changed.view_as(batch["crops"])}
 
     def _target(self, region: Box, cell: Triple, rng: np.random.Generator) -> Box:
         """Draw a crop; as in the authors' code, the last place along each axis is never drawn."""
         free = [max(1, (count - 1) * side) for count, side in zip(self.grid, cell, strict=True)]
-        return box_at([low + rng.integers(n) for low, n in zip(region[0], free, strict=True)], cell)
+        places = [int(rng.integers(low, low + n)) for low, n in zip(region[0], free, strict=True)]
+        return box_at(places, cell)
 
     def _read(self, volume: StoredVolume, box: Box) -> Float32[Tensor, "C X Y Z"]:
         voxels = torch.from_numpy(volume.read(box))
@@ -187,9 +190,11 @@ class VoCo(Objective):
     width: features of the projector's layers
     momentum: of the teacher; 1 would never move it
     cells: own: the body divided by the grid; fixed: cells of exactly `crop` voxels
+    mirror: probability of mirroring a crop along each axis; 0.2 in the authors' code
     """
 
     trained = ("down.",)
+    compared_with_chance = ("pos", "neg")
 
     def __init__(
         self,
@@ -202,12 +207,13 @@ class VoCo(Objective):
         width: Count = 512,
         momentum: Share = 0.9,
         cells: Cells = "own",
+        mirror: Share = 0.0,
     ) -> None:
         if crop is None:
             raise MedclError("VoCo: no `crop`; build it with the plan's, or give the voxels")
         if max(grid) < 2:
             raise MedclError(f"VoCo: grid {tuple(grid)} is one cell; use at least two")
-        views = VoCoViews(spacing, grid, crop, targets, cells)
+        views = VoCoViews(spacing, grid, crop, targets, cells, mirror)
         super().__init__(network, views)
         self.targets = targets
         self.project = projector(sum(network.channels), width)
@@ -218,7 +224,7 @@ class VoCo(Objective):
         crops = batch["crops"].flatten(0, 1)
         student = pool(self.network.encode(crops))
         with torch.no_grad():
-            teacher = pool(self.teacher.copies[0].encode(crops))
+            teacher = pool(cast(UNet, self.teacher.copies[0]).encode(crops))
         shape = batch["crops"].shape[:2]
         return {"student": student.unflatten(0, shape), "teacher": teacher.unflatten(0, shape)}
 

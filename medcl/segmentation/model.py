@@ -21,6 +21,8 @@ EPSILON = 1e-10
 class Segmentation(nn.Module):
     """A network with its loss; a batch holds `image` (B, C, X, Y, Z) and `label` (B, X, Y, Z)."""
 
+    weights: Tensor
+
     def __init__(self, network: nn.Module, *, classes: int, foreground_weight: float) -> None:
         super().__init__()
         self.network = network

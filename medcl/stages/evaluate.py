@@ -20,6 +20,7 @@ from medcl.segmentation.metrics import METRICS, Score, class_metrics
 
 COLUMNS = ("case", "subject", "weights", "class", "metric", "value", "note")
 EXAMPLE = "--classes liver=1,spleen=2"
+SHOWN = 20  # names in a message
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,9 +115,13 @@ def _of_study(predicted: dict, cases_file: str) -> list[Compared]:
 
 def _by_name(predictions: str, references: str) -> list[Compared]:
     predicted, known = _label_maps(predictions), _label_maps(references)
-    for name in sorted(predicted.keys() ^ known.keys()):
-        missing = "reference" if name in predicted else "prediction"
-        print(f"evaluate: {name} left out: it has no {missing}")
+    for what, ours, theirs in (
+        ("prediction", known, predicted),
+        ("reference", predicted, known),
+    ):
+        if alone := sorted(ours.keys() - theirs.keys()):
+            more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
+            print(f"evaluate: left out, there is no {what}: {', '.join(alone[:SHOWN])}{more}")
     both = sorted(predicted.keys() & known.keys())
     return [Compared(name, "", known[name], {"": predicted[name]}) for name in both]
 

@@ -117,9 +117,6 @@ def _equal(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-# -------------------------------------------------------------------------- cases of a study
-
-
 def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
     out = Path(args.out)
     manifest = out / "predictions.json"
@@ -163,9 +160,6 @@ def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
         write_nifti(out / file, Volume(array[None], volume.affine))
         entry[weights] = str(out / file)
     return entry
-
-
-# ---------------------------------------------------------------------------------- new scans
 
 
 def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:

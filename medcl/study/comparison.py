@@ -78,7 +78,7 @@ def _compare(results: Results, arm: str, labelled: int) -> Comparison:
         beside = results.runs_of(results.control, labelled)
         missing += [run for run in beside if run.status != OK]
         control = dice_table(results, results.control, labelled)
-        difference = estimate(values - control)
+        difference = estimate(values - control, subjects)
         compared = [
             run for run, other in zip(runs, beside, strict=True) if run.status == other.status == OK
         ]
@@ -112,7 +112,7 @@ def case_values(
     defined: dict[str, list[float]] = {case: [] for case in cases}
     if run.status == OK:
         for (case, _), value in run.scores.get((weights, metric), {}).items():
-            if case in defined:
+            if case in defined and not math.isnan(value):
                 defined[case].append(value)
     return [math.fsum(values) / len(values) if values else math.nan for values in defined.values()]
 

@@ -99,7 +99,7 @@ def outline(label: Integer[np.ndarray, "H W"], spacing: tuple[float, float]) -> 
     for value in np.unique(label[label > 0]):
         for line in find_contours(np.pad((label == value).astype(float), 1), 0.5):
             # -1 takes the padding off, +0.5 puts the centre of a voxel into its middle
-            y, x = ((line - 1.0) * spacing).T
+            y, x = ((line - 0.5) * spacing).T
             data.append("M" + "L".join(f"{a:.2f} {b:.2f}" for a, b in zip(x, y, strict=True)) + "Z")
     return "".join(data)
 

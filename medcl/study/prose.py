@@ -118,9 +118,9 @@ def describe_pretraining(pretrain: Pretrain) -> str:
 
 
 def described(options: Options) -> str:
-    """`voco (grid [2, 2, 2])`: a name and the options that were given."""
+    """`voco with grid [2, 2, 2]`: a name and the options that were given."""
     words = ", ".join(f"{key} {value}" for key, value in (options.model_extra or {}).items())
-    return f"{options.name} ({words})" if words else options.name
+    return f"{options.name} with {words}" if words else options.name
 
 
 def _tuning(tuning: Finetune, study: Study, results: Results) -> str:
@@ -178,8 +178,8 @@ def caveats(results: Results) -> list[str]:
     comparisons = (len(study.arms) - 1) * len(study.labelled) if results.control else 0
     if comparisons > 1:
         found.append(
-            f"{comparisons} comparisons were made; intervals and p values are not corrected for "
-            "their number."
+            f"The study makes {comparisons} comparisons; intervals and p values are not corrected "
+            "for their number."
         )
     candidates = len(results.splits.candidates(0)) if results.splits else 0
     overlapping = [n for n in study.labelled if 2 * n > candidates > 0]

@@ -13,6 +13,7 @@ from medcl.study.markup import (
     Html,
     bullets,
     figure,
+    join,
     panels,
     paragraph,
     section,
@@ -103,8 +104,10 @@ def _findings(
     rows: list[list[object]] = []
     for code, found in groups.items():
         cases = list(dict.fromkeys(case for case, _ in found))
-        shown = ", ".join(names.case(case) for case in cases[:SHOWN_NAMES])
-        shown += f" and {len(cases) - SHOWN_NAMES} more" if len(cases) > SHOWN_NAMES else ""
+        parts = [tag("span", names.case(c), class_="name") for c in cases[:SHOWN_NAMES]]
+        shown = join(parts, ", ")
+        if len(cases) > SHOWN_NAMES:
+            shown = join([shown, f"and {len(cases) - SHOWN_NAMES} more"], " ")
         first = found[0][1]
         message, remedy = (ticked(names.scrub(first[key])) for key in ("message", "remedy"))
         rows.append([tag("code", code), message, remedy, shown, len(cases)])
@@ -142,7 +145,7 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
             found = [
                 r.summary["transfer"]
                 for r in results.runs
-                if r.arm == arm and r.summary.get("transfer")
+                if r.arm == arm and r.status == OK and r.summary.get("transfer")
             ]
             taken.append([arm, prose.transfer_words(found)])
     return section(

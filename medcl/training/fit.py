@@ -84,6 +84,7 @@ def fit(
         pin=place.device.type == "cuda",
     )
     warmup = round(settings.warmup * steps)
+    after_step: Callable[[], None] | None = getattr(model, "after_step", None)
     with _stopping() as stop:
         for drawn in batches:
             factor = warmup_cosine(run.step + 1, steps + 1, warmup)
@@ -101,8 +102,8 @@ def fit(
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            if hasattr(model, "after_step"):
-                model.after_step()
+            if after_step is not None:
+                after_step()
             run.step += 1
             run.note(loss, terms, settings.learning_rate * factor, settings.batch)
             last = run.step == steps

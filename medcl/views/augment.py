@@ -17,7 +17,7 @@ image's making: field, tissue contrast, brightness, blur, voxel size, and noise 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Integer
@@ -53,10 +53,8 @@ class Draw:
 
     def rows(self, rows: Sequence[int]) -> Draw:
         """Keep the draws of these samples."""
-        kept = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Draw(
-            **{key: v[list(rows)] if isinstance(v, Tensor) else v for key, v in kept.items()}
-        )
+        tensors = [field.name for field in fields(self) if field.name != "spacing"]
+        return replace(self, **{name: getattr(self, name)[list(rows)] for name in tensors})
 
 
 @dataclass(frozen=True, kw_only=True)

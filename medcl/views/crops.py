@@ -18,7 +18,7 @@ def box_at(corner: Sequence[int], size: Sequence[int]) -> Box:
     """Box of `size` voxels whose first voxel is `corner`."""
     x, y, z = corner
     i, j, k = size
-    return (int(x), int(y), int(z)), (int(x + i), int(y + j), int(z + k))
+    return (x, y, z), (x + i, y + j, z + k)
 
 
 def random_box(shape: Triple, body: Box, size: Triple, rng: np.random.Generator) -> Box:

@@ -223,9 +223,6 @@ def test_no_predicted_case_at_all_is_an_error(study, capsys):
     assert not (study.folder / "predictions/predictions.json").exists()
 
 
-# ------------------------------------------------------------------------------------ new scans
-
-
 @pytest.fixture
 def new(tmp_path):
     """Predict new scans; the model is one of CT unless given."""

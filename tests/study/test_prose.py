@@ -2,6 +2,7 @@
 
 import hashlib
 
+from medcl.config import Options
 from medcl.networks.transfer import Transfer
 from medcl.study import prose
 from medcl.study.markup import Html, escape, table, tag, ticked
@@ -58,6 +59,12 @@ def test_transfer_is_put_in_words():
         "50 % of the pretrained parameters (1 tensor) taken; 2 tensors not: too large"
     )
     assert prose.transfer_words([]) == "no run took weights over"
+
+
+def test_options_are_named_with_their_values():
+    options = Options.model_validate({"name": "voco", "grid": [2, 2, 1], "width": 64})
+    assert prose.described(options) == "voco with grid [2, 2, 1], width 64"
+    assert prose.described(Options(name="unet")) == "unet"
 
 
 def test_missing_runs_are_grouped():

@@ -368,6 +368,6 @@ def test_the_protocol_has_the_numbers_of_the_study(written):
 def test_what_the_intervals_do_not_cover_is_said(tmp_path):
     results, _ = quick(tmp_path / "a", labelled=(1, 6), seeds={})
     said = " ".join(prose.caveats(results))
-    assert "2 comparisons were made" in said
+    assert "The study makes 2 comparisons" in said
     assert "With 6 of 10 labelled candidates" in said
     assert "Fewer than 3 pretraining seeds (voco)" in said

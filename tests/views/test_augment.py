@@ -73,6 +73,13 @@ def test_the_same_draw_gives_the_same_noise_and_the_given_tensors_stay():
     assert torch.equal(given, before)
 
 
+def test_each_sample_has_noise_of_its_own():
+    draw = only(noise=(1.0, 1.0)).draw(2, ISOTROPIC, seeded())
+    given = images(1).expand(2, -1, -1, -1, -1)
+    noise = (apply(given, None, draw)[0] - given) / draw.noise.view(-1, 1, 1, 1, 1)
+    assert not torch.allclose(noise[0], noise[1], atol=0.1)
+
+
 def test_the_same_generator_state_draws_the_same_and_another_differs():
     first, again, other = (EVERYTHING.draw(4, ISOTROPIC, seeded(s)) for s in (0, 0, 1))
     assert torch.equal(first.matrix, again.matrix)
@@ -119,6 +126,14 @@ def test_a_rotation_is_rigid_in_mm_whatever_the_spacing():
     angles = torch.rad2deg(torch.atan2(linear[:, 2, 1], linear[:, 2, 2]))
     assert (angles.abs() <= 30).all()
     assert (angles.abs() > 1).any()
+
+
+def test_a_shift_is_drawn_in_voxels():
+    spacing = torch.tensor([1.0, 2.0, 5.0])
+    draw = only(shift=(1.0, 3.0)).draw(50, (1.0, 2.0, 5.0), seeded())
+    voxels = draw.matrix[:, :3, 3] / spacing
+    assert (voxels.abs() <= 3).all()
+    assert (voxels.abs().amax(0) > 2).all()
 
 
 def test_a_zoom_above_one_enlarges():

@@ -53,8 +53,8 @@ def test_overlaps_equal_counted_voxels(grid):
     rng = np.random.default_rng(1)
     free = [(n - 1) * side + 1 for n, side in zip(grid, cell, strict=True)]
     crops = [
-        box_at([2 + rng.integers(free[0]), rng.integers(free[1]), 1 + rng.integers(free[2])], cell)
-        for _ in range(6)
+        box_at((2 + int(x), int(y), 1 + int(z)), cell)
+        for x, y, z in rng.integers(free, size=(6, 3))
     ]
     found = overlap_fractions(crops, cells)
     for n, k in itertools.product(range(len(crops)), range(len(cells))):
