@@ -125,18 +125,19 @@ class Flow:
         """Folder of a rule's outputs."""
         return str(Path(output[0]).parent)
 
-    # Each rule's section, as text for its command line.
+    # Each rule's section, as text for its command line. Functions of the wildcards, because
+    # Snakemake would expand braces such as {subject} in a plain text.
 
-    def dataset(self) -> str:
+    def dataset(self, wildcards: Any) -> str:
         return _text(self.study.dataset)
 
-    def phantom(self) -> str:
+    def phantom(self, wildcards: Any) -> str:
         return _text(self.study.dataset.phantom)
 
-    def split(self) -> str:
+    def split(self, wildcards: Any) -> str:
         return _text(self.study.split)
 
-    def network(self) -> str:
+    def network(self, wildcards: Any) -> str:
         return _text(self.study.network)
 
     def pretrain(self, wildcards: Any) -> str:
@@ -147,13 +148,13 @@ class Flow:
         steps = self.study.finetune.steps_for(int(wildcards.labelled))
         return _text(self.study.finetune.model_copy(update={"steps": steps}))
 
-    def predict(self) -> str:
+    def predict(self, wildcards: Any) -> str:
         return _text(self.study.predict)
 
-    def evaluate(self) -> str:
+    def evaluate(self, wildcards: Any) -> str:
         return _text(self.study.evaluate)
 
-    def report(self) -> str:
+    def report(self, wildcards: Any) -> str:
         return _text(self.study)
 
     def write_resolved(self) -> None:

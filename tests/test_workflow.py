@@ -147,8 +147,9 @@ def test_problems_of_the_configuration_are_shown_all_at_once(tmp_path: Path) -> 
     file = write(tmp_path, {"labelled": [1, 1], "finetune": {"step": 1}})
     done = snakemake("-n", "--configfile", file, cwd=tmp_path, check=False)
     assert done.returncode != 0
-    assert "finetune.step: no such key; did you mean 'steps'?" in done.stderr
-    assert "labelled: a number of labelled subjects stands twice" in done.stderr
+    said = done.stdout + done.stderr
+    assert "finetune.step: no such key; did you mean 'steps'?" in said
+    assert "labelled: a number of labelled subjects stands twice" in said
 
 
 def test_a_misspelt_profile_is_refused() -> None:

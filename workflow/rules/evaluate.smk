@@ -14,7 +14,7 @@ rule evaluate:
         mem_mb=8000,
         runtime=120,
     params:
-        settings=study.evaluate(),
+        settings=study.evaluate,
         out=study.folder,
     shell:
         "python -m medcl evaluate --settings {params.settings:q} --predictions {input.predictions}"

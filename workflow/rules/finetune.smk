@@ -19,7 +19,7 @@ rule finetune:
         gpu=study.gpu,
     params:
         settings=study.finetune,
-        network=study.network(),
+        network=study.network,
         out=study.folder,
         work=f"{study.root}/work/finetune/{{arm}}/n{{labelled}}/r{{replicate}}",
     shell:

@@ -10,7 +10,7 @@ rule phantom:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=study.phantom(),
+        settings=study.phantom,
         out=study.folder,
     shell:
         "python -m medcl phantom --settings {params.settings:q} --out {params.out} 2>&1 | tee {log}"

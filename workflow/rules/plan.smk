@@ -13,7 +13,7 @@ rule plan:
         mem_mb=8000,
         runtime=120,
     params:
-        settings=study.dataset(),
+        settings=study.dataset,
         out=study.folder,
     shell:
         "python -m medcl plan --settings {params.settings:q} --cases {input.cases}"

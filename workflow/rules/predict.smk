@@ -15,7 +15,7 @@ rule predict:
         runtime=240,
         gpu=study.gpu,
     params:
-        settings=study.predict(),
+        settings=study.predict,
         out=study.folder,
     shell:
         "python -m medcl predict --settings {params.settings:q} --model {input.model}"

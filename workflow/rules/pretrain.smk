@@ -18,7 +18,7 @@ rule pretrain:
         gpu=study.gpu,
     params:
         settings=study.pretrain,
-        network=study.network(),
+        network=study.network,
         out=study.folder,
         work=f"{study.root}/work/pretrain/{{arm}}/s{{seed}}",
     shell:

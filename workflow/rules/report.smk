@@ -28,7 +28,7 @@ rule report:
         runtime=60,
     params:
         # The whole study, so that another title or label count writes another report.
-        study=study.report(),
+        study=study.report,
         command=f"{study.root}/command.txt",
         out=study.folder,
     shell:

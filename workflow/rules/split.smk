@@ -13,7 +13,7 @@ rule split:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=study.split(),
+        settings=study.split,
         subjects=study.study.dataset.subjects,
         out=study.folder,
     shell:
