@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from medcl.config import Split
 from medcl.data.cases import Case
@@ -26,8 +25,6 @@ ROLES = ("pool", "validation", "test")
 ORDERS = 32
 ORDER_COLUMNS = [f"order_{r:02d}" for r in range(ORDERS)]
 COLUMNS = ["case", "subject", "role", *ORDER_COLUMNS]
-# Third words of the seed sequences; numpy pads with zeros, so order r alone is [seed, r, 0].
-ROLE_STREAM, VALIDATION_STREAM = 1, 2
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def assign(cases: Sequence[Case], split: Split) -> Splits:
     named_test = _named("test", split.test, subject_of, labelled)
     named_validation = _named("validation", split.validation, subject_of, labelled)
     free = [s for s in labelled if s not in named_test and s not in named_validation]
-    drawn = [free[i] for i in _rng(split.seed, 0, ROLE_STREAM).permutation(len(free))]
+    drawn = _shuffled(free, split.seed, "role")
 
     test_count = _test_count(split.test, len(labelled))
     validation_count = len(named_validation) or int(split.validation)  # type: ignore[arg-type]
@@ -134,22 +131,32 @@ def assign(cases: Sequence[Case], split: Split) -> Splits:
 
     role = dict.fromkeys(subject_of.values(), "pool")
     role |= dict.fromkeys(validation, "validation") | dict.fromkeys(test, "test")
-    ranks = _ranks([s for s in labelled if s not in held_out], split.seed, 0)
-    ranks |= _ranks(sorted(s for s in validation if s not in test), split.seed, VALIDATION_STREAM)
+    ranks = _ranks([s for s in labelled if s not in held_out], split.seed, "candidates")
+    ranks |= _ranks([s for s in validation if s not in test], split.seed, "validation")
     rows = [Row(c, s, role[s], ranks.get(s, ())) for c, s in sorted(subject_of.items())]
     return Splits(tuple(rows))
 
 
-def _rng(seed: int, order: int, stream: int) -> np.random.Generator:
-    words = [seed, order, stream] if stream else [seed, order]
-    return np.random.default_rng(np.random.SeedSequence(words))
+def _shuffled(subjects: Iterable[str], seed: int, stream: str, order: int = 0) -> list[str]:
+    """Subjects in a random order in which each has its own fixed place.
+
+    The place is a hash of seed, stream, order and name, so that a subject who joins, leaves or
+    loses a label changes the order of no other two.
+    """
+
+    def place(subject: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{stream}/{order}/{subject}".encode()).digest()
+
+    return sorted(subjects, key=place)
 
 
-def _ranks(subjects: Sequence[str], seed: int, stream: int) -> dict[str, tuple[int, ...]]:
-    """Rank of each subject in each order; sorted `subjects` keep the table's order out of it."""
-    orders = [_rng(seed, r, stream).permutation(len(subjects)) for r in range(ORDERS)]
-    ranks = np.argsort(np.array(orders, dtype=np.int64).reshape(ORDERS, len(subjects)), axis=1)
-    return {subject: tuple(map(int, ranks[:, i])) for i, subject in enumerate(subjects)}
+def _ranks(subjects: Sequence[str], seed: int, stream: str) -> dict[str, tuple[int, ...]]:
+    """Rank of each subject in each order."""
+    ranks: dict[str, list[int]] = {subject: [] for subject in subjects}
+    for order in range(ORDERS):
+        for rank, subject in enumerate(_shuffled(subjects, seed, stream, order)):
+            ranks[subject].append(rank)
+    return {subject: tuple(places) for subject, places in ranks.items()}
 
 
 def _test_count(test: int | float | list[str], labelled: int) -> int:
