@@ -1,32 +1,16 @@
 """The workflow as a user runs it: what is planned, what is refused, what a cluster job sees."""
 
-import copy
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from micro import MICRO, ROOT, micro_study, snakemake
 
 from medcl import workflow
 from medcl.config import ConfigError, load_study
 
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 RULES = ["phantom", "ingest", "split", "plan", "preprocess", "pretrain", "finetune", "predict"]
 RULES += ["evaluate", "report"]
-CLEAN = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
-
-
-def snakemake(*arguments: str, cwd: Path = ROOT, check: bool = True) -> subprocess.CompletedProcess:
-    """Run Snakemake from an un-activated environment."""
-    command = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=CLEAN, capture_output=True, text=True, check=False)
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def planned(*arguments: str, cwd: Path = ROOT) -> dict[str, int]:
@@ -39,34 +23,6 @@ def planned(*arguments: str, cwd: Path = ROOT) -> dict[str, int]:
             break
         jobs[words[0]] = int(words[1])
     return jobs
-
-
-MICRO = {
-    "study": "micro",
-    "dataset": "config/datasets/phantom.yaml",
-    "split": {"test": 2, "validation": 2},
-    "network": {"name": "unet", "width": 2},
-    "arms": {"scratch": {}, "mae": {"pretrain": {"objective": "mae", "steps": 3, "batch": 1}}},
-    "labelled": [1],
-    "replicates": 1,
-    "finetune": {"steps": 3, "batch": 1, "validate_every": 3},
-    "predict": {"overlap": 0.0},
-}
-
-
-def write(folder: Path, changes: dict, name: str = "micro.yaml") -> str:
-    """The micro study with some keys changed, as a file."""
-    study = copy.deepcopy(MICRO) | changes
-    (folder / name).write_text(yaml.safe_dump(study))
-    return str(folder / name)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with the finished micro study."""
-    folder = tmp_path_factory.mktemp("finished")
-    snakemake("--cores", "2", "--configfile", write(folder, {}), cwd=folder)
-    return folder
 
 
 # ------------------------------------------------------------------------------ what is planned
@@ -82,9 +38,7 @@ def test_the_finished_study_has_an_answer_and_plans_nothing_more(finished: Path)
     results = finished / "results" / "micro"
     assert "<html" in (results / "report.html").read_text()[:500].lower()
     header, *rows = (results / "comparison.csv").read_text().splitlines()
-    assert header == (
-        "arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status"
-    )
+    assert header == ("arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status")
     assert [row.split(",")[0] for row in rows] == ["scratch", "mae"]
     assert planned("--configfile", str(finished / "micro.yaml"), cwd=finished) == {}
 
@@ -104,12 +58,12 @@ def test_the_finished_study_has_an_answer_and_plans_nothing_more(finished: Path)
 def test_growing_a_study_plans_only_what_is_new(
     finished: Path, tmp_path: Path, changes: dict, expected: dict
 ) -> None:
-    jobs = planned("--configfile", write(tmp_path, changes), cwd=finished)
+    jobs = planned("--configfile", micro_study(tmp_path, **changes), cwd=finished)
     assert jobs == expected | {"report": 1, "all": 1}
 
 
 def test_a_users_file_with_one_arm_plans_one_arm(tmp_path: Path) -> None:
-    file = write(tmp_path, {"arms": {"scratch": {}}, "study": "other"})
+    file = micro_study(tmp_path, arms={"scratch": {}}, study="other")
     jobs = planned("--configfile", file, cwd=tmp_path)
     assert jobs["finetune"] == 1
     assert "pretrain" not in jobs
@@ -117,10 +71,9 @@ def test_a_users_file_with_one_arm_plans_one_arm(tmp_path: Path) -> None:
 
 def test_a_second_dataset_needs_one_new_yaml(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
-        "name: mine\nroot: scans\nmodality: CT\nclasses: {liver: 1}\n"
-        "sources: [{layout: files}]\n"
+        "name: mine\nroot: scans\nmodality: CT\nclasses: {liver: 1}\nsources: [{layout: files}]\n"
     )
-    jobs = planned("--configfile", write(tmp_path, {"dataset": "mine.yaml"}), cwd=tmp_path)
+    jobs = planned("--configfile", micro_study(tmp_path, dataset="mine.yaml"), cwd=tmp_path)
     assert jobs["ingest"] == jobs["report"] == 1
     assert "phantom" not in jobs
 
@@ -132,7 +85,7 @@ def test_every_shipped_study_can_be_planned(file: Path, tmp_path: Path) -> None:
 
 def test_the_slurm_profile_asks_for_gpus_memory_and_time(tmp_path: Path) -> None:
     done = snakemake(
-        "-n", "--workflow-profile", "slurm", "--configfile", write(tmp_path, {}), cwd=tmp_path
+        "-n", "--workflow-profile", "slurm", "--configfile", micro_study(tmp_path), cwd=tmp_path
     )
     part = done.stdout.partition("rule pretrain:")[2].partition("rule ")[0]
     assert "gpu=1" in part
@@ -144,7 +97,7 @@ def test_the_slurm_profile_asks_for_gpus_memory_and_time(tmp_path: Path) -> None
 
 
 def test_problems_of_the_configuration_are_shown_all_at_once(tmp_path: Path) -> None:
-    file = write(tmp_path, {"labelled": [1, 1], "finetune": {"step": 1}})
+    file = micro_study(tmp_path, labelled=[1, 1], finetune={"step": 1})
     done = snakemake("-n", "--configfile", file, cwd=tmp_path, check=False)
     assert done.returncode != 0
     said = done.stdout + done.stderr
@@ -210,7 +163,7 @@ def test_a_cluster_job_needs_neither_our_environment_nor_our_folder(
     snakemake(
         *("--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(sbatch)),
         *("--jobs", "2", "--latency-wait", "20", "--rerun-triggers", "mtime"),
-        *("--workflow-profile", "none", "--configfile", write(tmp_path, {})),
+        *("--workflow-profile", "none", "--configfile", micro_study(tmp_path)),
         cwd=tmp_path,
     )
     assert (tmp_path / "results" / "micro" / "report.html").exists()

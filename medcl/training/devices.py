@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import torch
 from torch import distributed
@@ -36,11 +40,38 @@ def place(threads: int) -> Place:
     cuda = torch.cuda.is_available()
     device = torch.device("cpu")
     if cuda:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if world == 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+            local = claim(torch.cuda.device_count())
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if world > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if cuda else "gloo")
     return Place(device, rank, world)
+
+
+_claims: list[IO[str]] = []
+
+
+def claim(gpus: int, folder: str | Path | None = None) -> int:
+    """Number of a GPU no other medcl process on this machine uses; waits if all are taken.
+
+    A scheduler that sets CUDA_VISIBLE_DEVICES has chosen already; Snakemake alone only counts
+    GPUs and would start every job on the first. The lock goes with the process.
+    """
+    names = Path(folder or tempfile.gettempdir())
+    files = [(names / f"medcl-gpu-{number}.lock").open("a") for number in range(gpus)]
+    for number, file in enumerate(files):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        _claims.append(file)
+        return number
+    print(f"all {gpus} GPUs are taken by other runs; waiting for the first", flush=True)
+    fcntl.flock(files[0], fcntl.LOCK_EX)
+    _claims.append(files[0])
+    return 0
 
 
 def relaunch(devices: int, arguments: list[str]) -> None:
