@@ -60,18 +60,18 @@ def claim(gpus: int, folder: str | Path | None = None) -> int:
     GPUs and would start every job on the first. The lock goes with the process.
     """
     names = Path(folder or tempfile.gettempdir())
-    files = [(names / f"medcl-gpu-{number}.lock").open("a") for number in range(gpus)]
-    for number, file in enumerate(files):
+    for number in [*range(gpus), None]:
+        file = (names / f"medcl-gpu-{number or 0}.lock").open("a")
+        if number is None:
+            print(f"all {gpus} GPUs are taken by other runs; waiting for the first", flush=True)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if number is None else fcntl.LOCK_NB))
         except BlockingIOError:
+            file.close()
             continue
         _claims.append(file)
-        return number
-    print(f"all {gpus} GPUs are taken by other runs; waiting for the first", flush=True)
-    fcntl.flock(files[0], fcntl.LOCK_EX)
-    _claims.append(files[0])
-    return 0
+        return number or 0
+    raise AssertionError("unreachable: the last lock waits")
 
 
 def relaunch(devices: int, arguments: list[str]) -> None:

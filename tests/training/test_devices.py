@@ -2,7 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from medcl.training.devices import claim
+from medcl.training import devices
 
 HOLD = """
 import sys, time
@@ -20,8 +20,10 @@ def test_two_processes_never_share_a_gpu(tmp_path: Path) -> None:
     assert other.stdout is not None
     try:
         assert other.stdout.readline().strip() == "0"
-        assert claim(2, tmp_path) == 1
+        assert devices.claim(2, tmp_path) == 1
     finally:
+        while devices._claims:
+            devices._claims.pop().close()
         other.kill()
         other.wait()
         other.stdout.close()
