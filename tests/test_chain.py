@@ -113,7 +113,7 @@ def with_noise_for_test_images(folder: Path) -> None:
 
 def change_cases(folder: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
     file = folder / S / "ingest/cases.csv"
-    rows = [change(row) for row in csv.DictReader(file.open())]
+    rows = [change(row) for row in csv.DictReader(file.read_text().splitlines())]
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, list(rows[0]))
         writer.writeheader()

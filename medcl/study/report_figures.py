@@ -63,7 +63,9 @@ def learning_curves(results: Results, comparisons: Sequence[Comparison]) -> Pict
         caption += (
             " The bars of two arms do not tell whether they differ: the differences below do."
         )
-    svg = figures.learning_curves(curves, "learning-curves")
+    splits = results.splits
+    used = {n: len(splits.validation(n, 0)) if splits else 0 for n in results.study.labelled}
+    svg = figures.learning_curves(curves, "learning-curves", used)
     return Picture("learning-curves", Html(svg), caption)
 
 
