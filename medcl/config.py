@@ -28,6 +28,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[Positive, Positive, Positive]
 Voxels = tuple[Count, Count, Count]
+Modality = Literal["CT", "MR", "PET", "US", "other"]
 
 
 class ConfigError(MedclError):
@@ -111,9 +112,7 @@ class Dataset(Section):
         ".", description="folder the sources are relative to, seen from the working folder"
     )
     sources: list[Source] = Field(min_length=1, description="where the files come from")
-    modality: Literal["CT", "MR", "PET", "US", "other"] = Field(
-        description="decides the intensity rule"
-    )
+    modality: Modality = Field(description="decides the intensity rule")
     classes: dict[str, Count] = Field(
         min_length=1,
         description="name of each class -> its value in the label maps; 0 is background",
@@ -144,7 +143,9 @@ class Split(Section):
     """Who is held out. Counts are subjects; a share is of the labelled subjects."""
 
     test: Count | Share | list[str] = Field(
-        0.25, description="test subjects: number, share or names"
+        0.25,
+        description="test subjects: number, share or names; a share is of the labelled "
+        "subjects and moves when labels come or go",
     )
     validation: Count | list[str] = Field(
         4, description="validation subjects; a run with n labels uses the first max(2, n) of them"
@@ -199,7 +200,7 @@ class Pretrain(Training):
 class Finetune(Training):
     """Supervised training on the labelled subset."""
 
-    steps: Count | dict[Count, Count] = Field(
+    steps: Count | Annotated[dict[Count, Count], Field(min_length=1)] = Field(
         300, description="optimiser steps; or a mapping: from this many labels on -> steps"
     )
     foreground: Share = Field(
@@ -254,7 +255,9 @@ class Study(Section):
     study: Name = Field(description="name; results go to results/<study>")
     dataset: Dataset = Field(description="a file in config/datasets, or its content")
     root: str | None = Field(None, description="overrides the dataset's root (--config root=PATH)")
-    results: str = Field("results", description="folder of the results")
+    results: Annotated[str, Field(pattern=r"^[^\s'\"]+$")] = Field(
+        "results", description="folder of the results; no spaces or quotes in its name"
+    )
     split: Split = Field(default_factory=Split, description="who is held out")
     network: Network = Field(default_factory=Network, description="the network every arm shares")
     arms: dict[Name, Arm] = Field(
@@ -313,7 +316,10 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
     dataset_file = file
     if isinstance(raw.get("dataset"), str):
         dataset_file = _find(raw["dataset"])
-        raw = {**raw, "dataset": _read(dataset_file, asked_by=f"{file}: dataset")}
+        try:
+            raw = {**raw, "dataset": _read(dataset_file, asked_by=f"{file}: dataset")}
+        except ConfigError as error:
+            problems.append(str(error))
     dataset = raw.get("dataset")
     if isinstance(dataset, Mapping):
         if raw.get("root") is not None:
@@ -326,6 +332,8 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
         study = Study.model_validate(raw)
     except ValidationError as error:
         for line in _problems(Study, error):
+            if line.startswith("dataset: ") and problems:
+                continue  # said already: its file could not be read
             in_dataset = line.startswith("dataset.") and dataset_file != file
             problems.append(
                 f"{dataset_file}: {line.removeprefix('dataset.')}"
@@ -346,7 +354,12 @@ def load_section(model: type[S], text_or_file: str) -> S:
     except OSError:  # text longer than a file name may be
         is_file = False
     file = text_or_file if is_file else "settings"
-    raw = _read(text_or_file) if is_file else yaml.safe_load(text_or_file)
+    try:
+        raw = _read(text_or_file) if is_file else yaml.safe_load(text_or_file)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"settings: not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(raw, str):
+        raise ConfigError(f"{raw}: no such file")
     try:
         return model.model_validate(raw or {})
     except ValidationError as error:

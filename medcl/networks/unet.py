@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medcl.config import Count
+
 Norm = Literal["instance", "batch"]
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -41,8 +43,8 @@ class Encoder(nn.Module):
         channels_in: int,
         strides: Sequence[Sequence[int]],
         *,
-        width: int = 16,
-        width_max: int = 256,
+        width: Count = 16,
+        width_max: Count = 256,
         norm: Norm = "instance",
     ) -> None:
         super().__init__()
@@ -96,8 +98,8 @@ class UNet(Encoder):
         strides: Sequence[Sequence[int]],
         channels_out: int,
         *,
-        width: int = 16,
-        width_max: int = 256,
+        width: Count = 16,
+        width_max: Count = 256,
         norm: Norm = "instance",
     ) -> None:
         super().__init__(channels_in, strides, width=width, width_max=width_max, norm=norm)

@@ -14,9 +14,10 @@ from medcl.data.plan import Plan
 from medcl.data.splits import assign, write_splits
 from medcl.data.store import write_case, write_manifest
 from medcl.errors import MedclError
-from medcl.files import read_json, write_yaml
+from medcl.files import read_json, write_json, write_yaml
 from medcl.stages import finetune, pretrain
 from medcl.training import checkpoint
+from medcl.training.run import work_folder
 
 CROP = (8, 8, 8)
 
@@ -109,7 +110,7 @@ def test_a_diverged_run_writes_its_outputs_and_says_why(study: Path, tmp_path: P
     summary = tune(study, tmp_path, steps=40, learning_rate=1e30, warmup=0.0, clip=1e30)
     assert summary["status"] == "failed"
     assert "loss is" in summary["reason"]
-    assert (tmp_path / "log.csv").exists()
+    assert len((tmp_path / "log.csv").read_text().splitlines()) > 1
     with pytest.raises(MedclError, match="its training failed"):
         checkpoint.load_model(tmp_path / "model.pt")
 
@@ -131,6 +132,40 @@ def test_an_encoder_of_another_network_is_refused(study: Path, tmp_path: Path) -
         tune(study, tmp_path / "ft", "--encoder", str(tmp_path / "mae/encoder.pt"))
 
 
-def test_more_labels_than_there_are_is_an_error_with_numbers(study: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedclError, match="there are 4 candidates"):
-        call(finetune, study, tmp_path, "--labelled", "9", "--replicate", "0", steps=1)
+def test_more_labels_than_there_are_is_a_failure_with_numbers(study: Path, tmp_path: Path) -> None:
+    summary = call(finetune, study, tmp_path, "--labelled", "9", "--replicate", "0", steps=1)
+    assert summary["status"] == "failed"
+    assert "there are 4 candidates" in summary["reason"]
+
+
+def test_a_subset_with_a_case_that_could_not_be_prepared_is_no_subset(
+    study: Path, tmp_path: Path
+) -> None:
+    manifest = read_json(study / "store/manifest.json")
+    subset = tune(study, tmp_path / "whole", steps=1)["subset"]
+    manifest["failed"] = {subset[0]: "no body was found"}
+    manifest["cases"] = [case for case in manifest["cases"] if case["case"] != subset[0]]
+    write_json(study / "store/less.json", manifest)
+    less = ["--store", str(study / "store/less.json")]
+    summary = tune(study, tmp_path / "less", *less, steps=1)
+    assert summary["status"] == "failed"
+    assert "could not be prepared: no body was found" in summary["reason"]
+
+
+def test_a_store_of_another_plan_is_refused(study: Path, tmp_path: Path) -> None:
+    manifest = read_json(study / "store/manifest.json") | {"plan_sha256": "of another"}
+    write_json(study / "store/other.json", manifest)
+    with pytest.raises(MedclError, match="prepared by another plan"):
+        tune(study, tmp_path, "--store", str(study / "store/other.json"))
+
+
+def test_another_label_is_another_run(study: Path, tmp_path: Path) -> None:
+    file = study / "store/manifest.json"
+    same = work_folder(tmp_path, {"a": 1}, {"store": str(file)})
+    (same / "state.pt").touch()
+    assert work_folder(tmp_path, {"a": 1}, {"store": str(file)}) == same
+    manifest = read_json(file)
+    manifest["cases"][0]["made_from"] = "a mended label"
+    write_json(tmp_path / "mended.json", manifest)
+    assert work_folder(tmp_path, {"a": 1}, {"store": str(tmp_path / "mended.json")}) != same
+    assert not same.exists()
