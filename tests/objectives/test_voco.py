@@ -9,8 +9,9 @@ from scipy.optimize import minimize
 
 from medcl.errors import MedclError
 from medcl.objectives import build
-from medcl.objectives.voco import VoCo, VoCoViews, cell_regulariser, position_logits, position_loss
+from medcl.objectives.voco import VoCo, VoCoViews
 from medcl.objectives.voco_chance import EPSILON, chance
+from medcl.objectives.voco_losses import cell_regulariser, position_logits, position_loss
 
 CROP = (8, 8, 8)
 
@@ -200,7 +201,7 @@ def test_the_teacher_follows_after_the_step(tmp_path):
     with torch.no_grad():
         objective.project[0].weight.add_(1.0)
     objective.after_step()
-    torch.testing.assert_close(objective.teacher.copies[1][0].weight, start + 0.25)
+    torch.testing.assert_close(objective.teacher.copies[0][0].weight, start + 0.25)
 
 
 def test_embedding_in_parts_gives_the_same_loss(tmp_path):
@@ -229,7 +230,7 @@ def test_a_collapse_shows_in_the_log_and_has_no_gradient(tmp_path):
     objective = small_voco()
     batch = batch_of(objective, stored(tmp_path))
     objective.project = torch.nn.Identity()
-    objective.teacher.copies[1] = torch.nn.Identity()
+    objective.teacher.copies[0] = torch.nn.Identity()
     same = torch.rand(1, 1, 6).expand(2, 11, 6).clone().requires_grad_()
     loss, terms = objective.compare({"student": same, "teacher": same.detach()}, batch)
     loss.backward()
