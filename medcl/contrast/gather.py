@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
-from torch.nn import functional as F
 
 
 def world() -> int:

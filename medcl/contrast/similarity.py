@@ -83,7 +83,7 @@ def nt_xent(
     temperature: float,
     cases: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
-    """NT-Xent of two views of n samples; samples of the same case are no negatives of each other."""
+    """NT-Xent of two views of n samples; samples of one case are no negatives of each other."""
     rows = torch.cat([first, second])
     places = torch.arange(len(first), device=rows.device)
     ids = (places if cases is None else cases).repeat(2)

@@ -1,9 +1,9 @@
 r"""VoCo: predict where a random crop lies from its likeness to the cells of a grid.
 
 The body of a volume is divided into K cells; their embeddings q_k act as class centres. A random
-crop n of the size of a cell lies in cell k by the share l_nk of its volume. In v1, the default, p_nk
-is the mean of the two rectified cosines (student's crop, teacher's cell) and (teacher's crop,
-student's cell), and with e = 1e-6:
+crop n of the size of a cell lies in cell k by the share l_nk of its volume. With p_nk the mean of
+the two rectified cosines (student's crop, teacher's cell) and (teacher's crop, student's cell), and
+e = 1e-6, v1 (the default) is:
 
     pos  = sum_nk -l_nk log(1 - |l_nk - p_nk| + e) / (sum_nk l_nk + e)
     neg  = sum_nk 1[l_nk = 0] p_nk^2 / (sum_nk 1[l_nk = 0] + e)
@@ -19,13 +19,13 @@ Other forms were published under the same name; `variant` chooses, voco_losses.p
     v0     one network and no teacher, the coarsest level alone; cells are constants in pos and neg
     v2     the teacher is one of the projector alone; cosines (student's crop, teacher's cell); the
            cells of the batch's next volume, where the teacher's prediction is the share (`inter`)
-    nnssl  as v0 with every level; its projector is standardised by sample, and starts near a collapse
+    nnssl  as v0 with every level; its projector standardises by sample: starts near a collapse
 
 Reading the log: `pos + neg` at or above `chance`, the best answer that ignores the image, means
-nothing has been learnt (single steps scatter: average many). In v2 they are the published `intra`.
-For nnssl, which sums over the batch, the level is that of one volume. `zero_logits` near 1 means dead
-rectifiers, and `cell_cosine` near 1 a collapse: in both the gradient is zero and training does not
-recover. With 2 cells along each axis nearly every crop touches all cells, and neg is idle.
+nothing has been learnt (single steps scatter: average many). In v2 they are the published `intra`;
+for nnssl, which sums over the batch, the level is that of one volume. `zero_logits` near 1 means
+dead rectifiers, and `cell_cosine` near 1 a collapse: in both the gradient is zero and training does
+not recover. With 2 cells along each axis nearly every crop touches all cells, and neg is idle.
 
 Source: Wu, Zhuang, Chen, "VoCo: A Simple-yet-Effective Volume Contrastive Learning Framework for 3D
 Medical Image Analysis", CVPR 2024, arXiv:2402.17300 (v0); the same authors' code (v1) and its
@@ -211,7 +211,7 @@ class VoCo(Objective):
             self.teacher = Teacher(self.project, momentum=momentum)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """student, and v1's teacher: pooled features of the targets and the cells, (B, n + K, E)."""
+        """student and, in v1, teacher: pooled features of targets and cells, (B, n + K, E)."""
         crops = batch["crops"].flatten(0, 1)
         shape = batch["crops"].shape[:2]
         levels = self.network.encode(crops)
@@ -228,19 +228,22 @@ class VoCo(Objective):
         self, student: Tensor, teacher: Tensor | None, overlaps: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Predicted shares, and the terms whose sum is the loss."""
-        sides = (student[:, : self.targets], student[:, self.targets :])
+        crops, cells = self._sides(student)
         terms = {}
         if teacher is None:
-            p = rectified(sides[0], sides[1].detach())
+            p = rectified(crops, cells.detach())
+        elif self.variant == "v1":
+            p = position_logits(crops, cells, *self._sides(teacher))
         else:
-            sides += (teacher[:, : self.targets], teacher[:, self.targets :])
-            if self.variant == "v1":
-                p = position_logits(*sides)
-            else:
-                p = rectified(sides[0], sides[3].detach())
-                terms["inter"] = next_volume_loss(*sides)
+            crops_teacher, cells_teacher = self._sides(teacher)
+            p = rectified(crops, cells_teacher.detach())
+            terms["inter"] = next_volume_loss(crops, cells, crops_teacher, cells_teacher)
         pos, neg = position_loss(p, overlaps, self.variant)
-        return p, {"pos": pos, "neg": neg, **terms, "reg": cell_regulariser(sides[1], self.variant)}
+        return p, {"pos": pos, "neg": neg, **terms, "reg": cell_regulariser(cells, self.variant)}
+
+    def _sides(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """The random crops and the cells."""
+        return embedded[:, : self.targets], embedded[:, self.targets :]
 
     @in_float32
     def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
@@ -255,7 +258,7 @@ class VoCo(Objective):
             with torch.no_grad():
                 teacher = _by_row(self.teacher.copies[0], given)
         p, losses = self._losses(student, teacher, overlaps)
-        crops, cells = student[:, : self.targets], student[:, self.targets :]
+        crops, cells = self._sides(student)
         count = cells.shape[1]
         likeness = cosines(cells, cells).detach() * (1 - torch.eye(count).to(p))
         nearest = overlaps.argmax(-1, keepdim=True).expand(-1, -1, cells.shape[-1])

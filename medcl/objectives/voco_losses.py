@@ -3,9 +3,10 @@ r"""The four published losses of VoCo, named by `variant`; what each is trained 
 l_nk is the share of random crop n in cell k, p_nk the predicted one, from 0 to 1, e = 1e-6; sums
 run over the n and k of a volume, and volumes are averaged:
 
-    v1     pos = sum -l log(1 - |l - p| + e) / (sum l + e)     neg = sum 1[l=0] p^2 / (sum 1[l=0] + e)
-    v0     pos weighted by 1[l>0] instead of l                 neg as v1
-    v2     pos as v1                                           neg with -log(1 - p + e) for p^2
+    v1     pos = sum -l log(1 - |l - p| + e) / (sum l + e)
+           neg = sum 1[l=0] p^2 / (sum 1[l=0] + e)
+    v0     as v1, but pos weighted by 1[l>0] instead of l
+    v2     as v1, but neg with -log(1 - p + e) for p^2
     nnssl  as v1, but the sums run over all volumes, without e in pos and with it in each summand
            of neg's normaliser
 
@@ -84,9 +85,7 @@ def next_volume_loss(
     return pos + neg
 
 
-def cell_regulariser(
-    cells: Float[Tensor, "B K E"], variant: Variant = "v1"
-) -> Float[Tensor, ""]:
+def cell_regulariser(cells: Float[Tensor, "B K E"], variant: Variant = "v1") -> Float[Tensor, ""]:
     """reg, averaged over volumes."""
     count = cells.shape[1]
     others = cells.detach() if variant in ("v1", "v2") else cells

@@ -28,9 +28,7 @@ def slow(q, k, targets, ids, key_ids, temperature):
             continue
         logits = [cosine(a, b) / temperature for b in k.tolist()]
         allowed = [
-            j
-            for j in range(len(k))
-            if key_ids[j] >= 0 and (weights[j] > 0 or ids[i] != key_ids[j])
+            j for j in range(len(k)) if key_ids[j] >= 0 and (weights[j] > 0 or ids[i] != key_ids[j])
         ]
         largest = max(logits[j] for j in allowed)
         total = largest + math.log(sum(math.exp(logits[j] - largest) for j in allowed))
