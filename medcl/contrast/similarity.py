@@ -127,40 +127,62 @@ class _LogSumExp(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, targets: Tensor, ids: Tensor, key_ids: Tensor, kept: bool
     ) -> Tensor:
-        totals, shares = [], []
+        # One piece of memory for all blocks: new ones of each block would leave holes in the heap.
+        total, block = q.new_empty(len(q)), _block(q, k, kept)
         for rows in _blocks(len(q), len(k), q.element_size()):
-            there = _compared(targets[rows], ids[rows], key_ids)
-            similarities = (q[rows] @ k.T).masked_fill_(~there, -torch.inf)
-            total = similarities.logsumexp(1)
-            total.masked_fill_(total.isneginf(), 0.0)
-            totals.append(total)
+            similarities = _similarities(q, k, targets, ids, key_ids, rows, block)
+            total[rows] = similarities.logsumexp(1)
+            total[rows].masked_fill_(total[rows].isneginf(), 0.0)
             if kept:
-                shares.append(similarities.sub_(total[:, None]).exp_())
-        total = torch.cat(totals)
+                similarities.sub_(total[rows, None]).exp_()
         ctx.kept = kept
-        ctx.save_for_backward(q, k, targets, ids, key_ids, total, *shares)
+        ctx.save_for_backward(q, k, targets, ids, key_ids, total, *([block] if kept else []))
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, targets, ids, key_ids, total, *shares = ctx.saved_tensors
-        to_q, to_k = torch.empty_like(q), torch.zeros_like(k)
-        for number, rows in enumerate(_blocks(len(q), len(k), q.element_size())):
-            if ctx.kept:
-                share = shares[number] * gradient[rows, None]
-            else:
-                there = _compared(targets[rows], ids[rows], key_ids)
-                share = (q[rows] @ k.T).masked_fill_(~there, -torch.inf)
-                share.sub_(total[rows, None]).exp_().mul_(gradient[rows, None])
+        q, k, targets, ids, key_ids, total, *kept = ctx.saved_tensors
+        if ctx.kept:
+            share = kept[0] * gradient[:, None]
+            return share @ k, share.T @ q, None, None, None, None
+        to_q, to_k, block = torch.empty_like(q), torch.zeros_like(k), _block(q, k, False)
+        for rows in _blocks(len(q), len(k), q.element_size()):
+            share = _similarities(q, k, targets, ids, key_ids, rows, block)
+            share.sub_(total[rows, None]).exp_().mul_(gradient[rows, None])
             torch.mm(share, k, out=to_q[rows])
             to_k.addmm_(share.T, q[rows])
         return to_q, to_k, None, None, None, None
 
 
+def _block(q: Tensor, k: Tensor, whole: bool) -> Tensor:
+    """Room for the similarities of all rows, or of the rows of a block."""
+    rows = len(q) if whole else min(len(q), _block_rows(len(k), q.element_size()))
+    return q.new_empty(rows, len(k))
+
+
+def _similarities(
+    q: Tensor,
+    k: Tensor,
+    targets: Tensor,
+    ids: Tensor,
+    key_ids: Tensor,
+    rows: slice,
+    room: Tensor,
+) -> Tensor:
+    """Similarities of some rows, -inf where a key is not compared, in their part of `room`."""
+    out = room[rows] if len(room) == len(q) else room[: rows.stop - rows.start]
+    torch.mm(q[rows], k.T, out=out)
+    return out.masked_fill_(~_compared(targets[rows], ids[rows], key_ids), -torch.inf)
+
+
+def _block_rows(columns: int, bytes_each: int) -> int:
+    return max(1, BLOCK // max(1, columns * bytes_each))
+
+
 def _blocks(rows: int, columns: int, bytes_each: int) -> Iterator[slice]:
     """Slices of rows of about `BLOCK` bytes of similarities."""
-    step = max(1, BLOCK // max(1, columns * bytes_each))
+    step = _block_rows(columns, bytes_each)
     for first in range(0, rows, step):
         yield slice(first, min(first + step, rows))
 
