@@ -274,13 +274,14 @@ class Dense(Objective):
         known = gather_all({n: batch[n] for n in ("kept", "points", "body", "subject")})
         rows = unit(embedded).flatten(0, 2)
         shape = embedded.shape[:3]
+        places = torch.arange(
+            len(rows), device=rows.device
+        )  # each its own id: the self is left out
         if self.positives == "point":
             pairs = known["kept"].all(1) & first_of_each(known["subject"])[:, None]
             kept = pairs[:, None].expand(shape).flatten()
-            places = torch.arange(len(rows), device=rows.device).view(shape)
-            # Both views of a point share an id, so it is no negative of itself.
-            ids = torch.where(kept, places[:, :1].expand(shape).flatten(), -1)
-            targets = places.flip(1).flatten()
+            ids = torch.where(kept, places, -1)
+            targets = places.view(shape).flip(1).flatten()
             losses = contrast(
                 rows, rows, targets, temperature=self.temperature, ids=ids, key_ids=ids
             )
@@ -289,7 +290,6 @@ class Dense(Objective):
         else:
             pairs, kept = known["kept"].all(1), known["kept"].flatten()
             weights = self._weights(known["points"], known["body"], known["kept"])
-            places = torch.arange(len(rows), device=rows.device)
             ids = torch.where(kept, places, -1)
             losses = contrast(
                 rows, rows, weights, temperature=self.temperature, ids=ids, key_ids=ids

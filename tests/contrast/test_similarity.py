@@ -44,6 +44,7 @@ KEY_IDS = torch.tensor([2, 0, 1, 0, -1, 1])
 def weights():
     drawn = rows(5, 6, seed=2).relu() * (KEY_IDS >= 0)
     drawn[1] = 0
+    drawn[0, 1] = 0.5  # of the row's own id
     return drawn / drawn.sum(1, keepdim=True).clamp_min(1e-9)
 
 
@@ -97,8 +98,12 @@ def test_half_precision_and_autocast_are_compared_in_float32():
     exact = nt_xent(first.float(), second.float(), temperature=0.01)
     with torch.autocast("cpu", torch.bfloat16):
         cast = nt_xent(first, second, temperature=0.01)
+        places = {"ids": torch.arange(8), "key_ids": torch.arange(8), "temperature": 0.01}
+        soft = contrast(first, second, torch.eye(8), **places)
     assert cast.dtype == torch.float32
     assert torch.equal(cast, exact)
+    hard = contrast(first.float(), second.float(), torch.arange(8), **places)
+    torch.testing.assert_close(soft, hard, rtol=1e-5, atol=1e-5)
 
 
 def test_the_similarities_are_kept_where_they_are_few_only(monkeypatch):

@@ -126,7 +126,8 @@ def test_soft_targets_equal_a_slow_loop(sigma_mm):
 
 
 def test_a_far_point_has_no_weight_and_no_loss():
-    places = torch.tensor([[0.0, 0, 0], [0, 0, 0.01], [1, 1, 1]])
+    """At 4 sigma a weight is 3e-4."""
+    places = torch.tensor([[0.0, 0, 0], [0, 0, 0.01], [0, 0, 0.4]])
     args = (torch.arange(3.0), torch.ones(3, dtype=torch.bool), torch.full((3,), 0.1))
     weights = soft_weights(places, places, *args, torch.ones(3))
     assert weights.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
@@ -191,6 +192,8 @@ def test_a_view_shows_at_each_point_the_coordinates_of_that_point(tmp_path, monk
         inner |= torch.tensor(size) == 1
         right = seen["kept"][0] & inner.all(-1)
         checked += int(right.sum())
+        reach = (item["points"] - item["centres"][:, None]).abs() / torch.tensor(SPACING)
+        assert (reach <= (torch.tensor(size) - 1) / 2 + 1e-3).all(-1)[seen["kept"][0]].all()
         error = (found - places).abs().amax(-1)
         assert float(error[right].amax()) < 0.01
         assert not torch.equal(seen["image"][0, 0], seen["image"][0, 1])
