@@ -234,6 +234,8 @@ def test_the_items_of_a_step_lie_at_one_normalised_place_and_are_different_cases
         assert np.ptp(inside, axis=0).max() < 0.1
         seen.append(place.mean(0))
     assert np.ptp(seen, axis=0).min() > 0.2
+    (again,) = loader(items, seed=1, first=5, steps=6, batch=4)  # as after a resume
+    assert all(torch.equal(again[key], batch[key]) for key in batch)
 
 
 def test_gradients_in_parts_equal_those_of_the_whole_batch(tmp_path):
