@@ -22,9 +22,10 @@ Soft targets look at places, not at subjects or views: between subjects in coord
 box (-1 to 1 along each axis; world coordinates of different subjects mean nothing), within one
 subject in mm.
 
-Reading the log: `chance` is log(N - 1), the loss of embeddings that say nothing. Soft targets
-cannot go below their own entropy H(w): `excess` is L - H(w). `accuracy` is the share of points
-whose other view is the nearest of all.
+Reading the log: `chance` is log(N - 1), the loss of embeddings that say nothing. An untrained
+network is a little below it, because its embeddings follow the intensities (on hippocampus 6.05
+against 6.52; 3.37 after 150 steps). Soft targets cannot go below their own entropy H(w): `excess`
+is L - H(w). `accuracy` is the share of points whose other view is the nearest of all.
 
 Source: medcl's own. Kin: Xie et al., "Propagate Yourself", CVPR 2021, arXiv:2011.10043 (positives
 by distance of pixels, within an image); Chaitanya et al., NeurIPS 2020, arXiv:2006.10511 (regions
