@@ -19,13 +19,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medcl.config import Count
+from medcl.contrast.gather import GatheredNorm
 
 Norm = Literal["instance", "batch"]
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORMS: dict[str, dict[int, Any]] = {
     "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
-    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
+    "batch": {2: GatheredNorm, 3: GatheredNorm},
 }
 
 
@@ -35,7 +36,7 @@ class Encoder(nn.Module):
     strides: downsampling of each level along each axis; the first is all ones.
     width: channels of the first level, doubled at each further one
     width_max: most channels of a level
-    norm: instance or batch; instance norm keeps a volume independent of its batch
+    norm: instance or batch (of all devices); instance keeps a volume independent of its batch
     """
 
     def __init__(
