@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,14 @@ from medcl.config import Source
 from medcl.data.cases import COLUMNS
 from medcl.data.checks import Finding
 from medcl.data.dicom import is_dicom
+from medcl.data.entries import Entry
+from medcl.data.entries import case_name as _name
+from medcl.data.entries import lonely_label as _lonely
+from medcl.data.entries import not_used as _not_used
+from medcl.data.entries import skipped_file as _skipped
+from medcl.data.entries import suffix_of as _suffix
+from medcl.data.entries import visible_files as _visible
+from medcl.data.entries import walk as _walk
 from medcl.data.volume import SUFFIXES
 from medcl.errors import MedclError
 from medcl.files import read_json
@@ -28,30 +36,6 @@ from medcl.files import read_json
 MODALITIES = ("CT", "MR", "PET", "US", "other")
 TABLE_COLUMNS = ("case", "subject", "visit", "image", "label", "modality")
 TABLES = (".csv", ".tsv")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One input. `image` is a file or a folder with a DICOM series.
-
-    subject None: the DICOM header or the case name says. modality None: header or dataset say.
-    """
-
-    case: str
-    image: str | None
-    source: str
-    label: str | None = None
-    subject: str | None = None
-    visit: str = ""
-    modality: str | None = None
-    channels: int = 1
-    extra: dict[str, str] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
-    skipped: bool = False
-
-    def but(self, *findings: Finding, skipped: bool = False) -> Entry:
-        """The same entry with more findings."""
-        return replace(self, findings=(*self.findings, *findings), skipped=skipped or self.skipped)
 
 
 def list_entries(sources: Iterable[Source], root: str = ".") -> list[Entry]:
@@ -339,29 +323,6 @@ def _dicom(source: Source, path: Path, where: str) -> Iterator[Entry]:
 LAYOUTS = {"files": _files, "folders": _folders, "csv": _csv, "msd": _msd, "dicom": _dicom}
 
 
-def _not_used(used: set[Path], source: Source) -> Iterator[Entry]:
-    """Volumes that lie beside used ones and belong to no case: said, not passed over."""
-    for folder in sorted({file.parent for file in used}):
-        for file in _visible(folder) if folder.is_dir() else ():
-            if file not in used and _suffix(file.name):
-                yield _skipped(file, source)
-
-
-def _skipped(file: Path, source: Source) -> Entry:
-    reason = f"{file}: belongs to no case of layout {source.layout}"
-    finding = Finding("not_used", "info", reason, "change the pattern or table to use it")
-    return Entry(_name(file.name), str(file), source.path).but(finding, skipped=True)
-
-
-def _lonely(label: str) -> Finding:
-    return Finding(
-        "label_without_image",
-        "error",
-        f"{label}: a label without an image",
-        "supply the image, or remove the label",
-    )
-
-
 def _with_subject(entry: Entry, source: Source, where: str) -> Entry:
     if source.subject is None or entry.skipped:
         return entry
@@ -420,32 +381,5 @@ def _refuse_duplicates(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Folders and their files, sorted, hidden ones left out; links to folders are followed once."""
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield Path(folder), [Path(folder, f) for f in sorted(files) if not f.startswith(".")]
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-
-
 def _holds_dicom(files: list[Path]) -> bool:
     return any(file.suffix.lower() == ".dcm" or is_dicom(file) for file in files)
-
-
-def _suffix(name: str) -> str:
-    """.nii.gz and the like, "" for what is no volume."""
-    return next((s for s in sorted(SUFFIXES, reverse=True) if name.lower().endswith(s)), "")
-
-
-def _name(path: str) -> str:
-    """A case name from a relative path: parts joined by _, without the suffix of a volume."""
-    text = path[: len(path) - len(_suffix(path))]
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-") or "case"

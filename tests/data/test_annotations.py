@@ -62,14 +62,16 @@ def test_a_contour_within_another_is_a_hole_and_a_third_an_island() -> None:
 
     mask = inside([ring(0.5, 8.5), ring(1.5, 7.5), ring(3.5, 5.5)], (10, 10))
     assert mask[1:9, 1:9].sum() == 64 - 36 + 4 == mask.sum()
-    assert mask[4, 4] and not mask[2, 2]
+    assert mask[4, 4]
+    assert not mask[2, 2]
 
 
 def test_a_hole_tied_to_the_border_by_a_line_is_a_hole() -> None:
     keyhole = [(0.5, 0.5), (5.5, 0.5), (5.5, 5.5), (3.5, 5.5), (3.5, 3.5), (2.5, 3.5),
                (2.5, 4.5), (3.5, 4.5), (3.5, 5.5), (0.5, 5.5)]  # fmt: skip
     mask = inside([np.array(keyhole, float)], (7, 7))
-    assert mask.sum() == 24 and not mask[3, 4]
+    assert mask.sum() == 24
+    assert not mask[3, 4]
 
 
 def test_two_structures_that_share_a_border_through_voxel_centres_share_no_voxel() -> None:
@@ -78,7 +80,8 @@ def test_two_structures_that_share_a_border_through_voxel_centres_share_no_voxel
         np.array([[4, 1], [7, 1], [7, 5], [4, 5.0]]),
     )
     a, b = inside([left], (9, 9)), inside([right], (9, 9))
-    assert a.sum() == b.sum() == 12 and not (a & b).any()
+    assert a.sum() == b.sum() == 12
+    assert not (a & b).any()
 
 
 def test_contours_become_voxels_whatever_the_order_of_the_planes(tmp_path, series) -> None:
@@ -98,7 +101,8 @@ def test_contours_on_an_oblique_series_find_their_voxels(tmp_path) -> None:
     voxels = np.array([[0.5, 0.5], [4.5, 0.5], [4.5, 3.5], [0.5, 3.5]])
     points = corner + voxels[:, :1] * 2.0 * row + voxels[:, 1:] * 1.0 * column
     array = draw(tmp_path, series, {"GTV": [points]}).label.array[0]
-    assert array[1:5, 1:4, 2].all() and array.sum() == 12
+    assert array[1:5, 1:4, 2].all()
+    assert array.sum() == 12
 
 
 def test_points_and_open_lines_mark_nothing_and_are_told(tmp_path, series) -> None:

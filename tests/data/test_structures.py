@@ -43,7 +43,8 @@ def test_no_structure_at_all_is_refused_with_what_there_is_and_a_suggestion() ->
 def test_another_spelling_of_a_missing_class_is_an_error_with_the_mending() -> None:
     findings = assign(["liver", "Kidny"], Naming(ORGANS), "rs.dcm")[1]
     assert (findings[0].code, findings[0].severity) == ("structure_near_miss", "error")
-    assert "'Kidny'" in findings[0].message and "structures.kidney" in findings[0].remedy
+    assert "'Kidny'" in findings[0].message
+    assert "structures.kidney" in findings[0].remedy
     assert "structure_near_miss" not in codes(["liver", "Kidny"], Naming(ORGANS, {}, ["kidny"]))
 
 
