@@ -114,8 +114,8 @@ def read_annotations(
         findings += told
         outside += beyond
     findings += canvas.findings(where, outside)
-    label = Volume(canvas.label_map()[None], image.affine)
-    return Annotation(label, canvas.classes, dict(structures), tuple(findings))
+    drawn = Volume(canvas.label_map()[None], image.affine)
+    return Annotation(drawn, canvas.classes, dict(structures), tuple(findings))
 
 
 def _names(dataset: Dataset) -> dict[int, str]:

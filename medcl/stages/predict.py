@@ -18,9 +18,10 @@ from medcl.config import Predict, load_section
 from medcl.data.cases import Case, read_cases
 from medcl.data.checks import Finding, check_image, check_nifti_header
 from medcl.data.dicom import read_series
+from medcl.data.entries import Entry
 from medcl.data.plan import ORIENTATION, Plan
 from medcl.data.preprocess import Geometry, prepare, restore
-from medcl.data.sources import MODALITIES, Entry, guess_sources, list_entries
+from medcl.data.sources import MODALITIES, guess_sources, list_entries
 from medcl.data.splits import read_splits
 from medcl.data.store import inside
 from medcl.data.volume import Volume, read_volume, reorient, write_nifti
@@ -164,7 +165,7 @@ def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
 
 def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
     model = load(args.model, [args.weights], settings)
-    entries = list_entries(guess_sources(Path(args.input)))
+    entries = list_entries(guess_sources(Path(args.input), labels=False))
     rows = [["case", "modality", "shape", "spacing mm", *model.plan.classes, "seconds"]]
     for entry in entries:
         try:
