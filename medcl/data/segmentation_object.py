@@ -16,12 +16,17 @@ from jaxtyping import UInt8
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from medcl.data.dicom import Series
+from medcl.data.dicom import PIXELS, Series
 from medcl.data.volume import LPS_TO_RAS, Volume, VolumeError
 from medcl.files import replacing
 
 SCHEME = "99MEDCL"  # private codes: the names of classes are the user's own
 SERIES_NUMBER = 9000
+# What every DICOM object must hold, be it empty.
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "PositionReferenceIndicator"),
+)
 
 
 def write_segmentation(
@@ -80,10 +85,8 @@ def _segmentation(
         )
         for number, name in enumerate(classes, 1)
     ]
-    sources: list[Dataset] = []
-    for item in series.slices:
-        if not any(item.dataset is source for source in sources):
-            sources.append(item.dataset)
+    by_file = {id(item.dataset): item.dataset for item in series.slices}
+    sources = [_header(dataset) for dataset in by_file.values()]
     first = sources[0]
     seed = [str(first.SeriesInstanceUID), planes.tobytes().hex(), *classes]
     volume = hd.Volume(
@@ -108,6 +111,22 @@ def _segmentation(
         series_description="medcl segmentation",
         omit_empty_frames=True,
     )
+
+
+def _header(dataset: Dataset) -> Dataset:
+    """A copy without pixels, in which what anonymisation has removed stands empty."""
+    header = Dataset()
+    for element in dataset:
+        if element.keyword not in PIXELS:
+            header.add(element)
+    header.file_meta = dataset.file_meta
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        if not header.get(keyword):
+            setattr(header, keyword, dataset.file_meta[f"MediaStorage{keyword}"].value)
+    return header
 
 
 def _planes_affine(label: Volume) -> np.ndarray:
