@@ -48,22 +48,28 @@ S = TypeVar("S", bound=BaseModel)
 class Source(Section):
     """One place files come from."""
 
-    layout: Literal["files", "folders", "csv", "msd", "dicom"] = Field(
+    layout: Literal["files", "folders", "csv", "msd", "nnunet", "bids", "nnssl", "dicom"] = Field(
         description="files: every image of a folder is a case; folders: patterns with {subject} "
         "and optionally {visit}; csv: a table with columns subject, image, label; msd: a folder "
-        "with dataset.json; dicom: one series per folder"
+        "with dataset.json; nnunet: nnU-Net's raw folder; bids: a BIDS dataset; nnssl: a "
+        "pretrain_data.json; dicom: one series per folder"
     )
     path: str = Field(".", description="folder or table, relative to the dataset's root")
     images: str | None = Field(
         None,
         description="folders: pattern of the images; dicom: pattern of the series' folders (`*` "
-        "crosses folders), all if absent",
+        "crosses folders), all if absent; bids: suffix, entities before it, such as "
+        "acq-highres_T1w; nnssl: pattern of the `modality`, all if absent",
     )
     labels: str | None = Field(
         None,
         description="folders: pattern of the labels (label maps, RTSTRUCT or DICOM-SEG objects); "
         "with {class}, one mask file per class; dicom: pattern of the RTSTRUCT and DICOM-SEG "
-        "objects to use, `*` for all, each for the series it was drawn on",
+        "objects to use, `*` for all, each for the series it was drawn on; bids: suffix of the "
+        "derivatives, such as manual/dseg, or label-*_mask for one mask file per class",
+    )
+    channel: int | str | None = Field(
+        None, description="nnunet: name or number of the channel to use, if there are several"
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="csv: our column name -> the table's column name"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl.config import Source
+from medcl.data.bids import bids
 from medcl.data.cases import COLUMNS
 from medcl.data.checks import Finding
 from medcl.data.dicom import is_dicom
@@ -30,6 +31,7 @@ from medcl.data.entries import skipped_file as _skipped
 from medcl.data.entries import suffix_of as _suffix
 from medcl.data.entries import visible_files as _visible
 from medcl.data.entries import walk as _walk
+from medcl.data.layouts import nnssl, nnunet
 from medcl.data.pairing import Pairing, pair
 from medcl.data.volume import SUFFIXES
 from medcl.errors import MedclError
@@ -77,6 +79,8 @@ def guess_sources(path: Path, *, labels: bool = True) -> list[Source]:
     text = str(path)
     if path.is_file():
         return [_source(layout="csv" if path.suffix.lower() in TABLES else "files", path=text)]
+    if (path / "pretrain_data.json").is_file():
+        return [_source(layout="nnssl", path=text)]
     if (path / "dataset.json").is_file():
         return [_source(layout="msd", path=text)]
     for images, maps in (("imagesTr", "labelsTr"), ("images", "labels")):
@@ -280,7 +284,7 @@ def _msd(source: Source, path: Path, where: str) -> Iterator[Entry]:
         content: Any = read_json(table)
         names = content.get("modality") or content.get("channel_names") or {}
         if "training" not in content and "file_ending" in content:
-            yield from _nnunet(source, path, where, content["file_ending"], len(names))
+            yield from nnunet(source, path, where)
             return
         listed = [(item["image"], item["label"]) for item in content["training"]]
         listed += [
@@ -307,19 +311,6 @@ def _msd(source: Source, path: Path, where: str) -> Iterator[Entry]:
             channels=channels,
         )
     yield from _not_used(used, source)
-
-
-def _nnunet(source: Source, path: Path, where: str, ending: str, channels: int) -> Iterator[Entry]:
-    """nnU-Net's raw folder, whose dataset.json lists no files."""
-    if channels > 1:
-        raise MedclError(
-            f"{where}: {path} stores {channels} files per case; choose one by layout folders, "
-            f"images: imagesTr/{{subject}}_0000{ending}"
-        )
-    for images, labels in (("imagesTr", f"labelsTr/{{subject}}{ending}"), ("imagesTs", None)):
-        pattern = f"{images}/{{subject}}_0000{ending}"
-        raw = _source(layout="folders", path=source.path, images=pattern, labels=labels)
-        yield from _folders(raw, path, where)
 
 
 def _dicom(source: Source, path: Path, where: str) -> Iterator[Entry]:
@@ -349,7 +340,16 @@ def _dicom(source: Source, path: Path, where: str) -> Iterator[Entry]:
         yield _skipped(file, source)
 
 
-LAYOUTS = {"files": _files, "folders": _folders, "csv": _csv, "msd": _msd, "dicom": _dicom}
+LAYOUTS = {
+    "files": _files,
+    "folders": _folders,
+    "csv": _csv,
+    "msd": _msd,
+    "dicom": _dicom,
+    "nnunet": nnunet,
+    "bids": bids,
+    "nnssl": nnssl,
+}
 
 
 def _with_subject(entry: Entry, source: Source, where: str) -> Entry:
