@@ -8,15 +8,18 @@ reference can be used where the dataset pairs the two, with a warning.
 from __future__ import annotations
 
 import struct
+import warnings
+import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medcl.data.checks import Finding
 from medcl.data.contours import paint_contours, structure_names
@@ -30,7 +33,8 @@ KINDS = ("RTSTRUCT", "SEG")
 # What pydicom raises for damaged files: its errors have no common ancestor below these.
 DAMAGED = (
     InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError,
-    IndexError, NotImplementedError, RecursionError, RuntimeError, struct.error,
+    IndexError, NotImplementedError, RecursionError, RuntimeError, ArithmeticError, MemoryError,
+    BytesLengthException, struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -88,9 +92,13 @@ def read_annotations(
     `series`: where the image came from, to see that the objects belong to it. Raises VolumeError
     where an object cannot be read or does not belong to the image, and where two hold one class.
     """
-    objects = [(path, _read(path)) for path in paths]
-    findings = [f for path, ds in objects for f in _belongs(path, ds, series)]
-    named = [(path, ds, _names(ds)) for path, ds in objects]
+    named = []
+    findings: list[Finding] = []
+    for path in paths:
+        with _reading(path):
+            dataset = _read(path)
+            findings += _belongs(path, dataset, series)
+            named.append((path, dataset, _names(dataset)))
     where = ", ".join(map(str, paths))
     names = [name for _, _, numbers in named for name in numbers.values()]
     found, told = assign(names, naming, where)
@@ -110,7 +118,8 @@ def read_annotations(
                     f"{made_by[label]} and {path}: both mark class {label} of one image",
                     "make the pattern `labels` of the source narrower",
                 )
-        told, beyond = _paint(path, ds, labels, canvas, image, rules)
+        with _reading(path):
+            told, beyond = _paint(path, ds, labels, canvas, image, rules)
         findings += told
         outside += beyond
     findings += canvas.findings(where, outside)
@@ -131,19 +140,14 @@ def _paint(
     rules: Drawing,
 ) -> tuple[list[Finding], int]:
     """Paint one object; return findings and the voxels that lie outside the image."""
+    if dataset.Modality == "RTSTRUCT":
+        return paint_contours(dataset, labels, canvas, image, path)
     try:
-        if dataset.Modality == "RTSTRUCT":
-            return paint_contours(dataset, labels, canvas, image, path)
-        try:
-            return [], paint_segments(dataset, labels, canvas, image, path, fraction=rules.fraction)
-        except VolumeError as error:
-            if error.code != "affine_differs" or not rules.resample:
-                raise
-        return _paint_resampled(path, dataset, labels, canvas, image, rules)
-    except VolumeError:
-        raise
-    except DAMAGED as error:
-        raise _unreadable(path, error) from None
+        return [], paint_segments(dataset, labels, canvas, image, path, fraction=rules.fraction)
+    except VolumeError as error:
+        if error.code != "affine_differs" or not rules.resample:
+            raise
+    return _paint_resampled(path, dataset, labels, canvas, image, rules)
 
 
 def _paint_resampled(
@@ -168,11 +172,8 @@ def _read(path: str) -> Dataset:
     """The object, read whole; raises VolumeError for anything but an RTSTRUCT or DICOM-SEG."""
     if not Path(path).is_file():
         raise VolumeError("missing_label_file", f"{path}: no such file", "check the path")
-    try:
-        dataset = pydicom.dcmread(path)
-        modality = str(dataset.get("Modality", ""))
-    except DAMAGED as error:
-        raise _unreadable(path, error) from None
+    dataset = pydicom.dcmread(path)
+    modality = str(dataset.get("Modality", ""))
     if modality not in KINDS:
         raise VolumeError(
             "not_an_annotation",
@@ -209,10 +210,17 @@ def _belongs(path: str, dataset: Dataset, series: Series | None) -> list[Finding
     )
 
 
-def _unreadable(path: str, error: Exception) -> VolumeError:
-    lines = str(error).splitlines()
-    return VolumeError(
-        "unreadable",
-        f"{path}: cannot be read as DICOM: {lines[0] if lines else type(error).__name__}",
-        "copy it again from its origin",
-    )
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """What goes wrong with a damaged file becomes one kind of refusal that names it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom warns of every odd value
+            yield
+    except DAMAGED as error:
+        lines = str(error).splitlines()
+        raise VolumeError(
+            "unreadable",
+            f"{path}: cannot be read as DICOM: {lines[0] if lines else type(error).__name__}",
+            "copy it again from its origin",
+        ) from None

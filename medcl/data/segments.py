@@ -21,6 +21,7 @@ from medcl.data.volume import LPS_TO_RAS, Volume, VolumeError
 FRACTION = 0.5
 TOLERANCE = 0.1  # voxels; slices of the image itself may lie half of this beside its grid
 TURNED = 1e-3
+MOST_EMPTY = 100  # planes for each frame: beyond, a position is damaged
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,12 @@ def own_grid(dataset: Dataset, where: str) -> Volume:
     step = min(np.diff(heights), default=1.0)
     planes = np.round((np.array(heights) - heights[0]) / step)
     turned = max(float(np.abs(frame.affine[:3, :3] - first[:3, :3]).max()) for frame in frames)
-    if turned > TURNED or np.abs(planes * step + heights[0] - heights).max() > TOLERANCE * step:
+    sparse = planes[-1] > MOST_EMPTY * len(frames)
+    if (
+        sparse
+        or turned > TURNED
+        or np.abs(planes * step + heights[0] - heights).max() > TOLERANCE * step
+    ):
         raise VolumeError(
             "no_geometry", f"{where}: its frames are no stack of planes", "resample it by hand"
         )

@@ -319,3 +319,26 @@ def test_segments_of_slides_and_pictures_are_refused(data, name, series) -> None
     with pytest.raises(VolumeError) as error:
         read_annotations([str(path)], series.decode(), Naming())
     assert error.value.code == "no_geometry"
+
+
+@pytest.mark.parametrize("name", ["rs", "seg"])
+def test_a_damaged_object_ends_in_a_finding_never_in_a_traceback(tmp_path, series, name) -> None:
+    box = [square(0.5, 0.5, 4.5, 3.5, 1)]
+    path = write_rtstruct(tmp_path / "rs.dcm", {"organ": box, "lesion": box})
+    if name == "seg":
+        path = segmentation(series.folder, a_map(), "BINARY", "organ", "lesion")
+    whole, image, rng = path.read_bytes(), series.decode(), np.random.default_rng(4)
+    ends = set()
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), rng.choice([1, 4, 20])):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(
+            damaged[: rng.choice([len(whole), rng.integers(len(whole))], p=[0.8, 0.2])]
+        )
+        try:
+            read_annotations([str(path)], image, TWO, series)
+            ends.add("read")
+        except VolumeError as error:
+            ends.add(error.code)
+    assert "unreadable" in ends
