@@ -9,7 +9,9 @@ from test_ingest import AFFINE, codes, image, ingest_folders, label, put, record
 from medcl.data.cases import read_cases
 from medcl.data.volume import read_volume, reorient
 from medcl.errors import MedclError
+from medcl.files import read_yaml
 
+DATASETS = Path(__file__).resolve().parents[2] / "config" / "datasets"
 OTHER = "1.2.826.0.1.3680043.8.498.9"
 GTV = {"GTV_1": [square(0.5, 0.5, 4.5, 3.5, 1)]}
 TREE = {
@@ -166,16 +168,22 @@ def test_a_label_on_another_grid_is_moved_only_where_that_is_allowed(good) -> No
     np.testing.assert_array_equal(read_volume(cases["b"].label, labels=True).array[0], expected)
 
 
-@pytest.mark.parametrize(("scan", "least"), [("CT", 0.999), ("MR_T1", 0.999), ("PET", 0.97)])
-def test_the_sarcoma_tree_gives_the_reference_masks(tmp_path, data, scan, least) -> None:
+# ------------------------------------------------------------------------ the shipped examples
+
+
+def example(name: str, root: Path) -> str:
+    """A file of config/datasets, its data elsewhere."""
+    return json.dumps(read_yaml(DATASETS / f"{name}.yaml") | {"root": str(root)})
+
+
+@pytest.mark.parametrize(
+    ("name", "scan", "least"),
+    [("sarcoma_ct", "CT", 0.999), ("sarcoma_mr", "MR_T1", 0.999), ("sarcoma_pet", "PET", 0.97)],
+)
+def test_the_sarcoma_examples_give_the_reference_masks(tmp_path, data, name, scan, least) -> None:
     """CT, MR and PET of a patient share a frame of reference: only the series tells."""
-    keys = {
-        **TREE,
-        "modality": {"CT": "CT", "PET": "PET"}.get(scan, "MR"),
-        "sources": [{"layout": "dicom", "labels": "*", "images": f"*/{scan}/*"}],
-    }
     folder = data / "sts_ibsi"
-    run("--settings", settings(folder / "dicom", **keys), "--out", tmp_path)
+    run("--settings", example(name, folder / "dicom"), "--out", tmp_path)
     cases = read_cases(tmp_path / "cases.csv")
     assert [case.subject for case in cases] == ["STS_002", "STS_003"]
     for case in cases:
@@ -184,3 +192,43 @@ def test_the_sarcoma_tree_gives_the_reference_masks(tmp_path, data, scan, least)
         theirs = reorient(read_volume(file, labels=True), ours.orientation).array > 0
         mine = ours.array > 0
         assert 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) >= least
+
+
+def test_the_nnunet_example_takes_the_channel_it_names(tmp_path) -> None:
+    channels = {"channel_names": {"0": "ADC", "1": "T2"}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(channels))
+    for number, folder in ((1, "Tr"), (2, "Ts")):
+        for channel in (0, 1):
+            name = f"prostate_{number:02d}_000{channel}.nii.gz"
+            put(tmp_path / f"images{folder}" / name, image(seed=2 * number + channel))
+    put(tmp_path / "labelsTr" / "prostate_01.nii.gz", label(1, 2))
+    run("--settings", example("nnunet_raw", tmp_path), "--out", tmp_path / "out")
+    first, second = read_cases(tmp_path / "out" / "cases.csv")
+    assert first.image.endswith("imagesTr/prostate_01_0001.nii.gz")
+    assert (first.subject, second.subject, second.label) == ("prostate_01", "prostate_02", None)
+
+
+def test_the_bids_example_draws_the_masks_of_each_session(tmp_path) -> None:
+    for session in ("a", "b"):
+        stem = f"sub-1/ses-{session}/anat/sub-1_ses-{session}"
+        put(tmp_path / f"{stem}_FLAIR.nii", image(seed=ord(session)))
+        put(tmp_path / f"{stem}_T1w.nii", image(seed=5 + ord(session)))
+    mask = "derivatives/manual/sub-1/ses-b/anat/sub-1_ses-b_label-lesion_mask.nii"
+    put(tmp_path / mask, label(0, 1, 1))
+    run("--settings", example("bids", tmp_path), "--out", tmp_path / "out")
+    first, second = read_cases(tmp_path / "out" / "cases.csv")
+    assert (first.case, first.subject, first.visit) == ("sub-1_ses-a_FLAIR", "sub-1", "ses-a")
+    assert first.label is None
+    assert read_volume(second.label, labels=True).array.sum() == 2
+
+
+def test_the_example_of_masks_unites_the_parts_of_a_class(tmp_path) -> None:
+    put(tmp_path / "s1" / "ct.nii.gz", image())
+    parts = {"lung_upper_lobe_left": (1,), "lung_lower_lobe_right": (0, 1), "liver": (0, 0, 1)}
+    parts |= {"kidney_left": (0, 0, 0, 1), "kidney_cyst_left": (0, 0, 0, 1), "spleen": (1, 1)}
+    for name, values in parts.items():
+        put(tmp_path / "s1" / "segmentations" / f"{name}.nii.gz", label(*values))
+    run("--settings", example("masks", tmp_path), "--out", tmp_path / "out")
+    (case,) = read_cases(tmp_path / "out" / "cases.csv")
+    array = read_volume(case.label, labels=True).array
+    assert array.ravel()[:5].tolist() == [1, 1, 2, 3, 0]
