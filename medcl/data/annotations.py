@@ -11,7 +11,7 @@ import struct
 import warnings
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,7 @@ def read_annotations(
                 )
         with _reading(path):
             told, beyond = _paint(path, ds, labels, canvas, image, rules)
+            told += _made_by_a_program(path, ds, labels)
         findings += told
         outside += beyond
     findings += canvas.findings(where, outside)
@@ -208,6 +209,20 @@ def _belongs(path: str, dataset: Dataset, series: Series | None) -> list[Finding
         f"{path}: belongs to series {reference.series[0]}, not to that of {series.folder}",
         "pair each object with its own series",
     )
+
+
+def _made_by_a_program(path: str, dataset: Dataset, labels: Collection[int]) -> list[Finding]:
+    """A prediction left in the tree must not pass for a reference unseen."""
+    segments = dataset.get("SegmentSequence") or []
+    regions = dataset.get("StructureSetROISequence") or []
+    made = [(item.SegmentNumber, item.get("SegmentAlgorithmType")) for item in segments]
+    made += [(item.ROINumber, item.get("ROIGenerationAlgorithm")) for item in regions]
+    if not any(kind == "AUTOMATIC" and int(number) in labels for number, kind in made):
+        return []
+    told = f"{path}: was made by a program ({dataset.get('Manufacturer') or 'unnamed'})"
+    return [
+        Finding("annotation_automatic", "warning", told, "use it only if it may serve as reference")
+    ]
 
 
 @contextmanager

@@ -120,9 +120,10 @@ def test_a_contour_across_the_planes_is_refused(tmp_path, series) -> None:
 
 
 def test_planes_drawn_closer_than_the_slices_do_not_cancel_out(tmp_path, series) -> None:
-    boxes = [square(0.5, 0.5, 4.5, 3.5, plane) for plane in (0.6, 1.0, 1.4, 1.8)]
+    sizes = {0.6: 1, 0.9: 3, 1.4: 2, 1.6: 4, 1.8: 5}  # drawn plane: rows of the box
+    boxes = [square(0.5, 0.5, 4.5, 0.5 + rows, plane) for plane, rows in sizes.items()]
     array = draw(tmp_path, series, {"GTV": boxes}).label.array[0]
-    assert array.sum(axis=(0, 1)).tolist() == [0, 12, 12, 0]
+    assert array.sum(axis=(0, 1)).tolist() == [0, 4 * 3, 4 * 5, 0]  # of the nearest each
 
 
 def test_a_skipped_plane_is_told(tmp_path, series) -> None:

@@ -130,6 +130,12 @@ def test_a_label_that_fits_two_images_is_refused(tree) -> None:
     assert "label_ambiguous" in codes(tree, layout="bids", images="T1w", labels="dseg")
 
 
+def test_a_label_of_no_session_is_not_taken_for_that_of_one(tree) -> None:
+    touch(tree, "derivatives/second/sub-01/sub-01_dseg.nii.gz")
+    told = codes(tree, layout="bids", images="acq-fast_T1w", labels="second/dseg")
+    assert told == ["label_without_image"]
+
+
 def test_two_labels_of_one_image_are_refused(tree) -> None:
     touch(tree, "derivatives/second/sub-02/anat/sub-02_space-T1w_dseg.nii.gz")
     assert "several_labels" in codes(tree, layout="bids", images="T1w", labels="dseg")

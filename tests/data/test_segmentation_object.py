@@ -33,7 +33,7 @@ def test_a_prediction_comes_back_as_it_was_and_names_its_series(tmp_path, series
     write_segmentation(tmp_path / "p.dcm", label, series, CLASSES)
     back = read_annotations([str(tmp_path / "p.dcm")], label, Naming(CLASSES), series)
     np.testing.assert_array_equal(back.label.array, label.array)
-    assert not [finding for finding in back.findings if finding.severity != "info"]
+    assert [finding.code for finding in back.findings] == ["annotation_automatic"]
     ds = pydicom.dcmread(tmp_path / "p.dcm")
     source = series.slices[1].dataset
     assert Reference.of(ds).series == (source.SeriesInstanceUID,)
@@ -98,4 +98,4 @@ def test_31_classes_of_a_real_scan_come_back_exactly(tmp_path, data) -> None:
     write_segmentation(tmp_path / "p.dcm", label, series, classes)
     back = read_annotations([str(tmp_path / "p.dcm")], volume, Naming(classes), series)
     np.testing.assert_array_equal(back.label.array, label.array)
-    assert back.findings == ()
+    assert [finding.code for finding in back.findings] == ["annotation_automatic"]

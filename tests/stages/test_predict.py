@@ -271,7 +271,7 @@ def test_a_new_dicom_series_comes_back_on_its_own_grid(new):
     naming = Naming(PLAN["classes"])
     written = read_annotations([str(new.out / "anna.seg.dcm")], label, naming, scan_series)
     np.testing.assert_array_equal(written.label.array, label.array)
-    assert written.findings == ()
+    assert [finding.code for finding in written.findings] == ["annotation_automatic"]
 
 
 def test_refused_scans_are_named_and_the_others_go_on(new, capsys):
