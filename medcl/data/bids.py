@@ -64,8 +64,11 @@ def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
     labels = _derivatives(path, source.labels, where) if source.labels else []
     people = _participants(path / "participants.tsv")
     marked: dict[Path, list[Path]] = defaultdict(list)
+    of_subject: dict[str, list[Named]] = defaultdict(list)
+    for label in labels:
+        of_subject[label.entities["sub"]].append(label)
     for image in images:
-        found = [label for label in labels if label.marks(image)]
+        found = [label for label in of_subject[image.entities["sub"]] if label.marks(image)]
         for label in found:
             marked[label.path].append(image.path)
         yield _bids_entry(image, found, source, people)
