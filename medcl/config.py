@@ -49,14 +49,29 @@ S = TypeVar("S", bound=BaseModel)
 class Source(Section):
     """One place files come from."""
 
-    layout: Literal["files", "folders", "csv", "msd", "dicom"] = Field(
+    layout: Literal["files", "folders", "csv", "msd", "nnunet", "bids", "nnssl", "dicom"] = Field(
         description="files: every image of a folder is a case; folders: patterns with {subject} "
         "and optionally {visit}; csv: a table with columns subject, image, label; msd: a folder "
-        "with dataset.json; dicom: one series per folder"
+        "with dataset.json; nnunet: nnU-Net's raw folder; bids: a BIDS dataset; nnssl: a "
+        "pretrain_data.json; dicom: one series per folder"
     )
     path: str = Field(".", description="folder or table, relative to the dataset's root")
-    images: str | None = Field(None, description="folders: pattern of the images")
-    labels: str | None = Field(None, description="folders: pattern of the label maps")
+    images: str | None = Field(
+        None,
+        description="folders: pattern of the images; dicom: pattern of the series' folders (`*` "
+        "crosses folders), all if absent; bids: suffix, entities before it, such as "
+        "acq-highres_T1w; nnssl: pattern of the `modality`, all if absent",
+    )
+    labels: str | None = Field(
+        None,
+        description="folders: pattern of the labels (label maps, RTSTRUCT or DICOM-SEG objects); "
+        "with {class}, one mask file per class; dicom: pattern of the RTSTRUCT and DICOM-SEG "
+        "objects to use, `*` for all, each for the series it was drawn on; bids: suffix of the "
+        "derivatives, such as manual/dseg, or label-*_mask for one mask file per class",
+    )
+    channel: int | str | None = Field(
+        None, description="nnunet: name or number of the channel to use, if there are several"
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="csv: our column name -> the table's column name"
     )
@@ -120,6 +135,25 @@ class Dataset(Section):
     labels: Literal["optional", "required"] = Field(
         "optional", description="optional: an image without a label joins the unlabelled pool"
     )
+    structures: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="class -> names of its structures in RTSTRUCT, DICOM-SEG or mask files; `*` "
+        "stands for anything, letter case for nothing; a class's own name if absent. Where classes "
+        "overlap, the one that stands later in `classes` wins",
+    )
+    ignored_structures: list[str] = Field(
+        default_factory=list,
+        description="names of structures that are known and not wanted, though they look like a "
+        "missing one",
+    )
+    fraction: Share = Field(
+        0.5, description="of a fractional DICOM-SEG, from which on a voxel belongs to the segment"
+    )
+    label_grid: Literal["image", "any"] = Field(
+        "image",
+        description="image: labels lie on the voxels of their image; any: others are resampled "
+        "(linear interpolation of each label, the largest wins), with a warning",
+    )
     subjects: Literal["known", "unknown"] = Field(
         "known", description="unknown: cases are treated as subjects, and the report says so first"
     )
@@ -134,6 +168,17 @@ class Dataset(Section):
         if max(classes.values()) > 255:
             raise ValueError("label values must be at most 255")
         return classes
+
+    @model_validator(mode="after")
+    def structures_belong_to_classes(self) -> Dataset:
+        for label, names in self.structures.items():
+            if label not in self.classes:
+                raise ValueError(
+                    f"structures.{label}: no such class{_suggest(label, list(self.classes))}"
+                )
+            if not names:
+                raise ValueError(f"structures.{label}: needs at least one name")
+        return self
 
 
 # --------------------------------------------------------------------------------- the study

@@ -211,7 +211,7 @@ def test_nnunets_raw_folder_is_read_by_its_ending(tmp_path):
     ]
     table["channel_names"] = {"0": "T1", "1": "T2"}
     (tmp_path / "dataset.json").write_text(json.dumps(table))
-    with pytest.raises(MedclError, match="2 files per case"):
+    with pytest.raises(MedclError, match="2 channels per case"):
         list_entries([source("msd")], str(tmp_path))
 
 

@@ -6,9 +6,12 @@ from torch import nn
 
 from medcl import networks
 from medcl.cli import main
+from medcl.data.annotations import read_annotations
 from medcl.data.cases import Case, write_cases
+from medcl.data.dicom import read_series
 from medcl.data.phantom_series import write_series
 from medcl.data.splits import ORDERS, Row, Splits, write_splits
+from medcl.data.structures import Naming
 from medcl.data.volume import Volume, read_volume, write_nifti
 from medcl.files import read_json
 from medcl.training import checkpoint
@@ -263,6 +266,12 @@ def test_a_new_dicom_series_comes_back_on_its_own_grid(new):
     for value in (3, 7):
         masks = [np.asarray(volume.dataobj) == value for volume in (found, truth)]
         assert dice(*masks) > 0.95
+    scan_series = read_series(new.folder / "tree" / "anna")
+    label = read_volume(new.out / "anna.nii.gz", labels=True)
+    naming = Naming(PLAN["classes"])
+    written = read_annotations([str(new.out / "anna.seg.dcm")], label, naming, scan_series)
+    np.testing.assert_array_equal(written.label.array, label.array)
+    assert [finding.code for finding in written.findings] == ["annotation_automatic"]
 
 
 def test_refused_scans_are_named_and_the_others_go_on(new, capsys):
