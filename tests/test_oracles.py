@@ -31,7 +31,8 @@ def adapter_for(file):
 def load(file, dtype):
     """Floating arrays in `dtype`; those with a stored gradient require one."""
     with np.load(file, allow_pickle=False) as stored:
-        arrays = {name: torch.from_numpy(np.asarray(stored[name])) for name in stored.files}
+        numbers = [name for name in stored.files if stored[name].dtype.kind != "U"]
+        arrays = {name: torch.from_numpy(np.asarray(stored[name])) for name in numbers}
     given = {}
     for name, value in arrays.items():
         value = value.to(dtype) if value.is_floating_point() else value

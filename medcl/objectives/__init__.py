@@ -9,12 +9,17 @@ from medcl.config import Voxels
 from medcl.errors import MedclError
 from medcl.networks.unet import UNet
 from medcl.objectives.base import Objective
+from medcl.objectives.global_contrast import GlobalContrast
 from medcl.objectives.mae import MAE
 from medcl.objectives.voco import VoCo
 from medcl.options import check, resolve
 from medcl.views.augment import Spacing
 
-OBJECTIVES: dict[str, type[Objective]] = {"mae": MAE, "voco": VoCo}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "global_contrast": GlobalContrast,
+    "mae": MAE,
+    "voco": VoCo,
+}
 
 
 def build(

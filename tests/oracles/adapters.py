@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from oracles import volumetric
 from torch import Tensor
 
 from medcl.objectives.mae import blocks_to_voxels, masked_errors
@@ -23,7 +24,6 @@ Arrays = dict[str, Tensor]
 # Beginning of the file names -> module of the objective below medcl.objectives. The longest counts.
 OBJECTIVE_OF = {
     "abmil_": "abmil",
-    "alice_": "alice",
     "cacr_": "cacr",
     "clam_": "clam",
     "clip_": "clip",
@@ -33,7 +33,6 @@ OBJECTIVE_OF = {
     "coretuning_": "coretuning",
     "dcl_": "dcl",
     "dclw_": "dcl",
-    "dscl_": "global_local",
     "dsmil_": "dsmil",
     "gradcache_": "clip",
     "halp_": "halp",
@@ -53,10 +52,8 @@ OBJECTIVE_OF = {
     "pixpro_": "pixpro",
     "pml_": "lightly_losses",
     "protoclip_": "protoclip",
-    "provicnet_": "provicnet",
     "schedules": "alice",
     "scmil_": "scmil",
-    "sepclr_": "sepclr",
     "siglip_": "siglip",
     "slotcon_": "slotcon",
     "swav_": "swav",
@@ -69,6 +66,7 @@ OBJECTIVE_OF = {
     "voco_v0_": "voco_v0",
     "voco_v1_": "voco",
     "voco_v2_": "voco_v2",
+    **volumetric.OBJECTIVE_OF,
 }
 
 
@@ -120,6 +118,7 @@ ADAPTERS: dict[str, Callable[[Arrays], Arrays]] = {
     "voco_labels_": voco_labels,
     "voco_labels_nnssl_": voco_labels_nnssl,
     "voco_v1_": voco_v1,
+    **volumetric.ADAPTERS,
 }
 
 
