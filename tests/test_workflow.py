@@ -82,7 +82,9 @@ def test_the_finished_study_has_an_answer_and_plans_nothing_more(finished: Path)
     results = finished / "results" / "micro"
     assert "<html" in (results / "report.html").read_text()[:500].lower()
     header, *rows = (results / "comparison.csv").read_text().splitlines()
-    assert header == ("arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status")
+    assert header == (
+        "arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status"
+    )
     assert [row.split(",")[0] for row in rows] == ["scratch", "mae"]
     assert planned("--configfile", str(finished / "micro.yaml"), cwd=finished) == {}
 
@@ -115,7 +117,8 @@ def test_a_users_file_with_one_arm_plans_one_arm(tmp_path: Path) -> None:
 
 def test_a_second_dataset_needs_one_new_yaml(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
-        "name: mine\nroot: scans\nmodality: CT\nclasses: {liver: 1}\nsources: [{layout: files}]\n"
+        "name: mine\nroot: scans\nmodality: CT\nclasses: {liver: 1}\n"
+        "sources: [{layout: files}]\n"
     )
     jobs = planned("--configfile", write(tmp_path, {"dataset": "mine.yaml"}), cwd=tmp_path)
     assert jobs["ingest"] == jobs["report"] == 1

@@ -10,6 +10,7 @@ from medcl.errors import MedclError
 from medcl.networks.unet import UNet
 from medcl.objectives.base import Objective
 from medcl.objectives.global_contrast import GlobalContrast
+from medcl.objectives.local_contrast import LocalContrast
 from medcl.objectives.mae import MAE
 from medcl.objectives.voco import VoCo
 from medcl.options import check, resolve
@@ -17,6 +18,7 @@ from medcl.views.augment import Spacing
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "global_contrast": GlobalContrast,
+    "local_contrast": LocalContrast,
     "mae": MAE,
     "voco": VoCo,
 }

@@ -55,7 +55,7 @@ class Objective(nn.Module, ABC):
     compared_with_chance: the terms, or `loss`, whose sum the term `chance` belongs to.
     """
 
-    trained: ClassVar[tuple[str, ...]]
+    trained: tuple[str, ...]
     compared_with_chance: ClassVar[tuple[str, ...]] = ("loss",)
 
     def __init__(self, network: UNet, views: Views) -> None:

@@ -9,6 +9,7 @@ partition for any P, and no partition is empty as long as there are as many slic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def partition_slices(count: int, partitions: int) -> list[range]:
     """Slices of each partition; of fewer slices than partitions, the one at its middle."""
     if count >= partitions:
         edges = [-(-k * count // partitions) for k in range(partitions + 1)]
-        return [range(low, high) for low, high in zip(edges, edges[1:], strict=False)]
+        return [range(low, high) for low, high in pairwise(edges)]
     middles = [(2 * k + 1) * count // (2 * partitions) for k in range(partitions)]
     return [range(middle, middle + 1) for middle in middles]
 

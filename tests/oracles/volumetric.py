@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medcl.objectives.global_contrast import FORMS, Rows, contrast, pairs
+from medcl.objectives.local_contrast import cut, local_loss, published_regions
 from medcl.segmentation.model import dice_loss
 from medcl.views.slices import partition_slices
 
@@ -18,6 +19,7 @@ OBJECTIVE_OF = {
     "dscl_batch_layouts": "global_contrast",
     "dscl_dice_": "global_contrast",  # the loss of the fine-tuning that follows it
     "dscl_g": "global_contrast",
+    "dscl_l": "local_contrast",
 }
 
 GLOBAL_FORMS = {0: "gr", 1: "gd-", 2: "gd", 4: "gd-alt"}
@@ -41,6 +43,38 @@ def global_loss(arrays: Arrays) -> Arrays:
     terms = pairs(rows, form, compat="stride4" if odd else None)
     loss, _, _ = contrast(z, terms, float(arrays["temperature"]))
     return {"loss": loss, "loss_tf_graph_float64": loss}
+
+
+def local(arrays: Arrays) -> Arrays:
+    """Maps with the channels last; 12 slices are 3 volumes of 4 partitions."""
+    maps = arrays["y"].movedim(-1, 1)
+    regions = published_regions(
+        maps.shape[2],
+        region=3 if int(arrays["local_reg_size"]) else 1,
+        negatives=int(arrays["n_neg_used"]),
+        centres=int(arrays["no_of_local_regions"]) == 13,
+    )
+    vectors = cut(maps, regions)
+    if arrays["W"].numel():
+        vectors = vectors @ arrays["W"]
+    row = torch.arange(len(maps))
+    none = torch.zeros_like(row)
+    if int(arrays["local_loss_exp_no"]) == 0:
+        rows = Rows(row // 2, none, none, row % 2)
+        loss, _ = local_loss(vectors, rows, regions.near, "lr", float(arrays["temperature"]))
+    else:
+        rows = Rows(none, row % 12 // 4, row % 4, row // 12)
+        loss, _ = local_loss(vectors, rows, regions.near, "ld", float(arrays["temperature"]))
+    corners = regions.corners
+    points, near = corners[: len(regions.near)], corners[regions.near]
+    return {
+        "loss": loss,
+        "loss_tf_graph_float64": loss,
+        "im": points.max(),
+        "pos_xy": points,
+        # The files store all 5 neighbours of a point, also where fewer are used.
+        "neg_xy": torch.cat([near, arrays["neg_xy"][:, near.shape[1] :]], 1),
+    }
 
 
 def batch_layouts(arrays: Arrays) -> Arrays:
@@ -78,4 +112,5 @@ ADAPTERS: dict[str, Callable[[Arrays], Arrays]] = {
     "dscl_batch_layouts": batch_layouts,
     "dscl_dice_": dice,
     "dscl_g": global_loss,
+    "dscl_l": local,
 }
