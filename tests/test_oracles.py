@@ -36,7 +36,8 @@ def load(file, dtype):
     given = {}
     for name, value in arrays.items():
         value = value.to(dtype) if value.is_floating_point() else value
-        given[name] = value.requires_grad_() if f"grad_{name}" in arrays else value
+        wanted = f"grad_{name.removeprefix('in_')}" in arrays
+        given[name] = value.requires_grad_() if wanted else value
     return arrays, given
 
 
@@ -55,7 +56,8 @@ def test_values_and_gradients_are_those_of_the_published_code(oracle, dtype):
         next(iter(found.values())).backward()
     for name in gradients:
         stored = expected[name].double()
-        gradient = given[name.removeprefix("grad_")].grad.double()
+        of = name.removeprefix("grad_")
+        gradient = given[of if of in given else f"in_{of}"].grad.double()
         if dtype == torch.float32:
             absolute = max(1e-9, 2e-6 * float(stored.abs().max()))
         torch.testing.assert_close(gradient, stored, rtol=relative, atol=absolute)

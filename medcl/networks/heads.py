@@ -41,3 +41,25 @@ def projector(channels: int, width: int) -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Linear(width, width),
     )
+
+
+class Prototypes(nn.Module):
+    """DINO's head: a small MLP to a unit vector, then its cosines with learnt unit vectors.
+
+    Nothing depends on the other rows, so it may be called on a part of a batch.
+    """
+
+    def __init__(self, channels: int, *, hidden: int, width: int, prototypes: int) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(
+            nn.Linear(channels, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, width),
+        )
+        self.prototypes = nn.Linear(width, prototypes, bias=False)
+
+    def forward(self, x: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
+        unit = F.normalize(self.reduce(x), dim=-1)
+        return F.linear(unit, F.normalize(self.prototypes.weight, dim=1))

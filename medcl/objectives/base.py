@@ -52,10 +52,12 @@ class Objective(nn.Module, ABC):
 
     trained: the beginnings of the names of the network's tensors that this task trains; the
     others are left as they are and are not worth transferring.
+    reads_labels: whether voxel labels of the pool are read, which only labelled cases have.
     compared_with_chance: the terms, or `loss`, whose sum the term `chance` belongs to.
     """
 
     trained: tuple[str, ...]
+    reads_labels: ClassVar[bool] = False
     compared_with_chance: ClassVar[tuple[str, ...]] = ("loss",)
 
     def __init__(self, network: UNet, views: Views) -> None:

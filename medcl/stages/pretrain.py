@@ -68,6 +68,18 @@ def run(args: argparse.Namespace) -> None:
         objective = objectives.build(
             settings.objective.model_dump(), network, crop=plan.crop, spacing=plan.spacing
         )
+    said = []
+    if objective.reads_labels:
+        cases = [case for case in cases if store[case].has_label]
+        if not cases:
+            raise TrainingFailed(
+                f"{args.store}: {name} reads voxel labels, and no pool case has any; use another "
+                "objective"
+            )
+        said = [
+            f"it read the voxel labels of {len(cases)} pool cases: compare it with arms that had "
+            "as many, and not at fewer labels"
+        ]
     content: dict[str, Any] = {
         "kind": "encoder",
         "plan": plan.to_dict(),
@@ -107,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
             )
         return
     if here.leads:
-        facts["diagnosis"] = diagnose(fitted.progress.rows, objective.compared_with_chance)
+        facts["diagnosis"] = said + diagnose(fitted.progress.rows, objective.compared_with_chance)
         facts["chance"] = fitted.progress.rows[-1].get("chance")
         for sentence in facts["diagnosis"]:
             print(f"pretrain: {sentence}", flush=True)

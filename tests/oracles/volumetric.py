@@ -9,7 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medcl.objectives.global_contrast import FORMS, Rows, contrast, pairs
+from medcl.objectives.lesion_patches import lesion_shares, margin_losses, mine_pairs
 from medcl.objectives.local_contrast import cut, local_loss, published_regions
+from medcl.objectives.sepclr import (
+    align,
+    attribute_alignment,
+    joint_entropy,
+    separation,
+    total,
+    uniform,
+)
 from medcl.segmentation.model import dice_loss
 from medcl.views.slices import partition_slices
 
@@ -20,6 +29,8 @@ OBJECTIVE_OF = {
     "dscl_dice_": "global_contrast",  # the loss of the fine-tuning that follows it
     "dscl_g": "global_contrast",
     "dscl_l": "local_contrast",
+    "provicnet_": "lesion_patches",
+    "sepclr_": "sepclr",
 }
 
 GLOBAL_FORMS = {0: "gr", 1: "gd-", 2: "gd", 4: "gd-alt"}
@@ -77,6 +88,60 @@ def local(arrays: Arrays) -> Arrays:
     }
 
 
+def sepclr(arrays: Arrays) -> Arrays:
+    """A term without rows is 0 here and NaN there, and so is the total; the others are compared."""
+    tau, target = float(arrays["tau"]), arrays["labels"] > 0
+    terms = separation(
+        (arrays["common1"], arrays["common2"]),
+        (arrays["salient1"], arrays["salient2"]),
+        target,
+        tau,
+    )
+    weights = {
+        "salient": "salient_term_beta",
+        "null": "salient_reg_beta",
+        "joint": "jem_lambda",
+    }
+    loss = total(terms, **{name: float(arrays[key]) for name, key in weights.items()})
+    found = {"total": loss, **terms}
+    found["salient_reg"], found["jem"] = found.pop("salient_null"), found.pop("joint")
+    if target.all() or not target.any():
+        empty = "salient_reg" if target.all() else "salient_align"
+        assert float(found.pop(empty)) == 0
+        assert torch.isfinite(found.pop("total"))
+    return found
+
+
+def sepclr_term(function: Callable[..., Tensor], *inputs: str) -> Callable[[Arrays], Arrays]:
+    def call(arrays: Arrays) -> Arrays:
+        return {"out_loss": function(*(arrays[name] for name in inputs), float(arrays["hp_tau"]))}
+
+    return call
+
+
+def margin(arrays: Arrays) -> Arrays:
+    first, second = arrays["feature1"], arrays["feature2"]
+    return {
+        f"loss_{name}": margin_losses(
+            first, second, torch.full((len(first),), kind), float(arrays["margin"])
+        )
+        for name, kind in (("positive", True), ("negative", False))
+    }
+
+
+def mining(arrays: Arrays) -> Arrays:
+    """8x8 pixels a patch, thresholds in pixels, neighbours in the plane."""
+    shares = lesion_shares(arrays["label_csPCa"].numpy() > 0, (1, 8, 8))
+    thresholds = {name: float(arrays[name]) / 64 for name in ("upper", "lower")}
+    found = {}
+    for ending, distant in (("", False), ("_distant", True)):
+        pairs_found = mine_pairs(shares, distant=distant, axes=(1, 2), **thresholds)
+        names = ("anchors", "comparisons", "pair_labels")
+        for name, values in zip(names, pairs_found, strict=True):
+            found[name + ending] = torch.from_numpy(values)
+    return found
+
+
 def batch_layouts(arrays: Arrays) -> Arrays:
     """Where the code draws from S slices of 4 partitions, for S that 4 divides; ours has no blanks.
 
@@ -113,4 +178,11 @@ ADAPTERS: dict[str, Callable[[Arrays], Arrays]] = {
     "dscl_dice_": dice,
     "dscl_g": global_loss,
     "dscl_l": local,
+    "provicnet_cosine_": margin,
+    "provicnet_pairs_": mining,
+    "sepclr_": sepclr,
+    "sepclr_align": sepclr_term(align, "in_x", "in_y"),
+    "sepclr_jem": sepclr_term(joint_entropy, "in_c", "in_s"),
+    "sepclr_sup_align": sepclr_term(attribute_alignment, "in_x", "in_y"),
+    "sepclr_uniform": sepclr_term(uniform, "in_x"),
 }
