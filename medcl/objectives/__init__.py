@@ -8,6 +8,7 @@ from typing import Any
 from medcl.config import Voxels
 from medcl.errors import MedclError
 from medcl.networks.unet import UNet
+from medcl.objectives.alice import Alice
 from medcl.objectives.base import Objective
 from medcl.objectives.global_contrast import GlobalContrast
 from medcl.objectives.lesion_patches import LesionPatches
@@ -19,6 +20,7 @@ from medcl.options import check, resolve
 from medcl.views.augment import Spacing
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "alice": Alice,
     "global_contrast": GlobalContrast,
     "lesion_patches": LesionPatches,
     "local_contrast": LocalContrast,

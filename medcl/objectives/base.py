@@ -82,6 +82,9 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         return self.compare(self.embed(batch), batch)
 
+    def begin(self, steps: int) -> None:
+        """Called before the first step, also of a resumed run; for schedules over all `steps`."""
+
     def after_step(self) -> None:
         """Called after each optimiser step."""
 

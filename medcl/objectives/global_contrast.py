@@ -56,6 +56,7 @@ from medcl.errors import MedclError
 from medcl.networks.unet import UNet
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.views.augment import Augment, Spacing, apply
+from medcl.views.groups import different_cases
 from medcl.views.slices import draw_slices, slab, thick_axis
 
 Form = Literal["gr", "gd-", "gd", "gd-alt"]
@@ -196,13 +197,7 @@ class GlobalViews(Views):
 
     def groups(self, cases: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
         """Draw different cases."""
-        if len(cases) < self.volumes:
-            raise MedclError(
-                f"global contrast: an item is {self.volumes} cases, the pool has {len(cases)}; "
-                "lower `volumes`"
-            )
-        drawn = rng.choice(len(cases), self.volumes, replace=False)
-        return tuple(cases[int(case)] for case in drawn)
+        return different_cases(cases, self.volumes, rng)
 
     def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
         """crops: of each volume and partition the views; and what each row shows."""

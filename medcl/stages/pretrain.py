@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
         objective = objectives.build(
             settings.objective.model_dump(), network, crop=plan.crop, spacing=plan.spacing
         )
+    objective.begin(settings.steps)
     said = []
     if objective.reads_labels:
         cases = [case for case in cases if store[case].has_label]

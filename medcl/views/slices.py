@@ -37,20 +37,31 @@ def draw_slices(count: int, partitions: int, rng: np.random.Generator) -> list[i
     return [int(rng.integers(part.start, part.stop)) for part in ranges]
 
 
+def matched_box(shape: Triple, body: Box, size: Triple, place: Sequence[float]) -> Box:
+    """Box of `size` at the share `place` (0 to 1 along each axis) of the way through the body.
+
+    The same place in two subjects is their match by normalised position. The box leaves the
+    volume only along an axis on which the volume is smaller.
+    """
+    corner = [
+        round(low + share * (high - low - side))
+        for low, high, side, share in zip(*body, size, place, strict=True)
+    ]
+    return _within(corner, shape, size)
+
+
 def slab(
     shape: Triple, body: Box, size: Triple, axis: int, middle: int, place: Sequence[float]
 ) -> Box:
-    """Box of `size` around slice `middle` of the body along `axis`.
+    """Box of `size` around slice `middle` of the body along `axis`, elsewhere as `matched_box`."""
+    corner = list(matched_box(shape, body, size, place)[0])
+    corner[axis] = body[0][axis] + middle - size[axis] // 2
+    return _within(corner, shape, size)
 
-    `place`, from 0 to 1 along each axis (that of `axis` is not used), says where in the body it
-    lies; the same place in two subjects is the same share of the way through their bodies. The
-    box leaves the volume only along an axis on which the volume is smaller.
-    """
-    corner = []
-    for here, (length, low, high, side) in enumerate(zip(shape, *body, size, strict=True)):
-        first = round(low + place[here] * (high - low - side))
-        if here == axis:
-            first = low + middle - side // 2
+
+def _within(corner: Sequence[int], shape: Triple, size: Triple) -> Box:
+    kept = []
+    for first, length, side in zip(corner, shape, size, strict=True):
         least, most = sorted((0, length - side))
-        corner.append(min(max(first, least), most))
-    return box_at(corner, size)
+        kept.append(min(max(first, least), most))
+    return box_at(kept, size)

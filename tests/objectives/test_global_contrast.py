@@ -172,7 +172,7 @@ def test_an_item_never_holds_a_case_twice():
     views = small("gd", volumes=3).views
     rng = np.random.default_rng(0)
     assert all(len(set(views.groups(["a", "b", "c"], rng))) == 3 for _ in range(5))
-    with pytest.raises(MedclError, match="an item is 3 cases, the pool has 2"):
+    with pytest.raises(MedclError, match="compares 3 cases, and the pool has 2"):
         views.groups(["a", "b"], rng)
 
 

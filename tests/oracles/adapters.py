@@ -52,7 +52,7 @@ OBJECTIVE_OF = {
     "pixpro_": "pixpro",
     "pml_": "lightly_losses",
     "protoclip_": "protoclip",
-    "schedules": "alice",
+    "schedules": "voco_v2",
     "scmil_": "scmil",
     "siglip_": "siglip",
     "slotcon_": "slotcon",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medcl.networks.attention import CrossAttention
+from medcl.objectives.alice import alice_terms, moved_centre, teacher_temperature
 from medcl.objectives.global_contrast import FORMS, Rows, contrast, pairs
 from medcl.objectives.lesion_patches import lesion_shares, margin_losses, mine_pairs
 from medcl.objectives.local_contrast import cut, local_loss, published_regions
@@ -25,11 +27,14 @@ from medcl.views.slices import partition_slices
 Arrays = dict[str, Tensor]
 
 OBJECTIVE_OF = {
+    "alice_b": "alice",
+    "alice_casa_": "alice",
     "dscl_batch_layouts": "global_contrast",
     "dscl_dice_": "global_contrast",  # the loss of the fine-tuning that follows it
     "dscl_g": "global_contrast",
     "dscl_l": "local_contrast",
-    "provicnet_": "lesion_patches",
+    "provicnet_cosine_": "lesion_patches",
+    "provicnet_pairs_": "lesion_patches",
     "sepclr_": "sepclr",
 }
 
@@ -142,6 +147,64 @@ def mining(arrays: Arrays) -> Arrays:
     return found
 
 
+def alice(arrays: Arrays) -> Arrays:
+    """The same inputs in every step; only the centres move."""
+    names = ("student_cls", "student_patch", "student_recon", "teacher_cls", "teacher_patch")
+    given = {name: arrays[name].unflatten(0, (2, -1)) for name in names}
+    student = {name: given[f"student_{name}"] for name in ("cls", "patch", "recon")}
+    teacher = {name: given[f"teacher_{name}"] for name in ("cls", "patch")}
+    images = torch.stack([arrays["images0"], arrays["images1"]])
+    width = student["cls"].shape[-1]
+    centres = {
+        "cls": student["cls"].new_zeros(1, width),
+        "patch": student["cls"].new_zeros(1, 1, width),
+    }
+    warm = float(arrays["teacher_temp"])
+    if 0.008 <= warm <= 0.01:  # two files have a teacher of another temperature
+        assert abs(teacher_temperature(int(arrays["epoch"]), 30) - warm) < 1e-9
+    rows = []
+    for _ in range(int(arrays["steps"])):
+        temperatures = (float(arrays["student_temp"]), warm)
+        terms = alice_terms(student, teacher, images, centres, temperatures)
+        total_loss = terms["cls"] + terms["patch"] + terms["recon"]
+        rows.append(torch.stack([terms["cls"], terms["patch"], terms["recon"], total_loss]))
+        centres = {name: moved_centre(centre, teacher[name]) for name, centre in centres.items()}
+    return {
+        "outputs_cls_patch_recon_total_per_step": torch.stack(rows),
+        "center_after": centres["cls"],
+        "center2_after": centres["patch"],
+    }
+
+
+CASA_NAMES = {
+    "query": "MH_attn__w_qs",
+    "key": "MH_attn__w_ks",
+    "value": "MH_attn__w_vs",
+    "merge": "MH_attn__fc",
+    "norm": "MH_attn__layer_norm",
+    "widen": "pos_ffn__w_1",
+    "narrow": "pos_ffn__w_2",
+    "norm_out": "pos_ffn__layer_norm",
+}
+
+
+def casa(arrays: Arrays) -> Arrays:
+    query = arrays["query"]
+    hidden = len(arrays["w__Cross_Att__pos_ffn__w_1__weight"])
+    block = CrossAttention(
+        query.shape[-1], heads=int(arrays["n_head"]), size=int(arrays["d_k"]), hidden=hidden
+    ).to(query.dtype)
+    weights = {}
+    for name in block.state_dict():
+        module, part = name.rsplit(".", 1)
+        weights[name] = arrays[f"w__Cross_Att__{CASA_NAMES[module]}__{part}"]
+    block.load_state_dict(weights)
+    return {
+        "out_student": block(query, arrays["student_dec"]),
+        "out_teacher": block(query, arrays["teacher_dec"]),
+    }
+
+
 def batch_layouts(arrays: Arrays) -> Arrays:
     """Where the code draws from S slices of 4 partitions, for S that 4 divides; ours has no blanks.
 
@@ -174,6 +237,8 @@ def dice(arrays: Arrays) -> Arrays:
 
 
 ADAPTERS: dict[str, Callable[[Arrays], Arrays]] = {
+    "alice_b": alice,
+    "alice_casa_": casa,
     "dscl_batch_layouts": batch_layouts,
     "dscl_dice_": dice,
     "dscl_g": global_loss,
