@@ -220,3 +220,9 @@ def test_the_stride_of_the_authors_code_stays_behind_compat():
     assert not torch.equal(clean.negative, coded.negative)
     assert not clean.negative.gather(1, clean.b[:, None]).any()
     assert global_contrast.FORMS["gd-"][0] == 3
+
+
+def test_a_row_that_is_no_negative_never_counts_however_low_the_temperature():
+    z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    loss, _, _ = contrast(z, pairs(rows_of(1, 1, 1, 2), "gr"), 1e-3)
+    assert float(loss) == 0
