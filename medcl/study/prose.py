@@ -103,15 +103,17 @@ def _pretraining(study: Study, results: Results) -> str | None:
         return None
     each = [f"{name}: {describe_pretraining(pretrain)}" for name, pretrain in arms.items()]
     reading = {item.arm for item in results.pretrainings if item.summary.get("labels_read")}
-    labels = (
-        f"{listed(sorted(reading))} read the voxel labels of all labelled pool subjects, the "
-        "others no label; none saw"
-        if reading
-        else "without any label and without"
-    )
+    return f"{pretraining_saw(sorted(reading))} {'; '.join(each)}."
+
+
+def pretraining_saw(reading: Sequence[str]) -> str:
+    """What the pretrainings saw; `reading` are the arms whose objective reads voxel labels."""
+    text = "Encoders were pretrained on the images of all pool subjects"
+    if not reading:
+        return f"{text}, without any label and without test or validation images."
     return (
-        f"Encoders were pretrained on the images of all pool subjects{';' if reading else ','} "
-        f"{labels} test or validation images. {'; '.join(each)}."
+        f"{text}, without test or validation images. {listed(reading)} read the voxel labels of "
+        "all labelled pool subjects too, also of those that no fine-tuning at fewer labels saw."
     )
 
 
