@@ -242,6 +242,9 @@ class LesionPatches(Objective):
             sum(network.channels), hidden=hidden, width=width, prototypes=prototypes
         )
 
+    def lacks(self, volume: StoredVolume) -> str | None:
+        return None if volume.has_label else "a voxel label"
+
     def embed(self, batch: Batch) -> Embeddings:
         """patches: the head's output of every patch, (B, N, K)."""
         levels = self.network.encode(batch["image"])

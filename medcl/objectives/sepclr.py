@@ -18,8 +18,8 @@ little. With `attributes`, salient feature k follows column k of the table:
 
     mean_{i<j} exp(-(y_i - y_j)^2 / (2 tau_a)) (s_ik - s_jk)^2,    tau_a = 0.025, of the targets
 
-The cohort is a column of the user's own table of cases (`columns` of a csv source); voxel labels
-are not read. A crop has to show what tells the cohorts apart: choose `crop` as large as the body
+The cohort is a column of the user's own table of cases (of a csv source); a case without one is
+left out, and voxel labels are not read. A crop has to show what tells the cohorts apart: choose `crop` as large as the body
 where that is not everywhere.
 
 Source: Louiset, Duchesnay, Grigis, Gori, "Separating common from salient patterns with Contrastive
@@ -142,7 +142,7 @@ class SepCLRViews(Views):
         (volume,) = volumes
         box = random_box(volume.shape, volume.body, self.size, rng)
         crop = torch.from_numpy(volume.read(box))
-        target = _column(volume, self.column) != self.background
+        target = volume.extra[self.column] != self.background
         numbers = [_number(volume, name) for name in self.attributes]
         return {
             "crops": torch.stack([crop, crop]),
@@ -157,19 +157,8 @@ class SepCLRViews(Views):
         return {**batch, "crops": changed.view_as(batch["crops"])}
 
 
-def _column(volume: StoredVolume, name: str) -> str:
-    value = volume.extra.get(name, "")
-    if not value:
-        known = ", ".join(volume.extra) or "no further column"
-        raise MedclError(
-            f"{volume.image}: SepCLR: case '{volume.case}' has no '{name}' in the table of cases "
-            f"({known}); add the column to the csv source, or set `column`"
-        )
-    return value
-
-
 def _number(volume: StoredVolume, name: str) -> float:
-    value = _column(volume, name)
+    value = volume.extra[name]
     try:
         return float(value)
     except ValueError:
@@ -217,7 +206,7 @@ class SepCLR(Objective):
         if len(attributes) > width:
             raise MedclError(f"SepCLR: {len(attributes)} attributes, width {width}; raise `width`")
         super().__init__(network, SepCLRViews(spacing, crop, column, background, attributes))
-        self.attributes = attributes
+        self.column, self.attributes = column, attributes
         self.weights = {"salient": salient, "null": null, "joint": joint}
         self.temperature, self.attribute_weight = temperature, attribute_weight
         channels = sum(network.channels)
@@ -230,6 +219,13 @@ class SepCLR(Objective):
             )
             for _ in range(2)
         )
+
+    def lacks(self, volume: StoredVolume) -> str | None:
+        for name in (self.column, *self.attributes):
+            if not volume.extra.get(name):
+                known = ", ".join(volume.extra) or "none"
+                return f"'{name}' in the table of cases (columns of its own: {known})"
+        return None
 
     def embed(self, batch: Batch) -> Embeddings:
         """features: pooled, of both views, (B, 2, E)."""

@@ -174,14 +174,18 @@ def _train(
     """Train one phase and add what it leaves behind to `done`."""
     store, cases = data
     objective.begin(phase.steps)
+    lacking = {case: lack for case in cases if (lack := objective.lacks(store[case]))}
+    cases = [case for case in cases if case not in lacking]
+    for lack in sorted(set(lacking.values())):
+        count = sum(reason == lack for reason in lacking.values())
+        print(f"pretrain: left out {count} pool cases without {lack}", flush=True)
+    if not cases:
+        raise TrainingFailed(
+            f"{store.path}: {phase.objective.name}: no pool case has "
+            f"{next(iter(lacking.values()))}; add it, or use another objective"
+        )
     said = []
     if objective.reads_labels:
-        cases = [case for case in cases if store[case].has_label]
-        if not cases:
-            raise TrainingFailed(
-                f"{store.path}: {phase.objective.name} reads voxel labels, and no pool case has "
-                "any; use another objective"
-            )
         done.labels_read = max(done.labels_read, len(cases))
         said = [
             f"it read the voxel labels of {len(cases)} pool cases: compare it with arms that had "

@@ -98,16 +98,18 @@ def test_the_cohort_comes_from_the_table_of_cases(cases):
     assert not torch.equal(batch["crops"][0, 0], batch["crops"][0, 1])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"column": "group"}, r"case 'c' has no 'group' .*\(cohort, age\)"),
-        ({"attributes": ("cohort",)}, "'healthy', no number"),
-    ],
-)
-def test_a_column_that_is_missing_or_no_number_is_named(cases, options, message):
-    with pytest.raises(MedclError, match=message):
-        batch_of(small(**options), cases)
+def test_a_case_without_the_column_is_not_trained_on(cases):
+    assert small().lacks(cases[0]) is None
+    assert small(column="group").lacks(cases[0]) == (
+        "'group' in the table of cases (columns of its own: cohort, age)"
+    )
+    assert "'weight'" in small(attributes=("age", "weight")).lacks(cases[0])
+    assert "'cohort'" in small().lacks(replace(cases[0], extra={"cohort": ""}))
+
+
+def test_an_attribute_that_is_no_number_is_named(cases):
+    with pytest.raises(MedclError, match="'healthy', no number"):
+        batch_of(small(attributes=("cohort",)), cases)
 
 
 def test_attributes_pull_the_salient_features_of_targets(cases):

@@ -126,3 +126,11 @@ def test_a_wrong_option_of_a_phase_is_named_in_the_study(tmp_path):
     }
     with pytest.raises(MedclError, match=r"a\.pretrain\.then\.0\.objective\.formm.*'form'"):
         load_study(raw)
+
+
+def test_cases_without_what_an_objective_needs_are_left_out_and_told(study, capsys):
+    _, summary = run(study, "{objective: sepclr, steps: 2}")
+    assert summary["status"] == "failed"
+    assert "sepclr: no pool case has 'cohort' in the table of cases" in summary["reason"]
+    run(study, "{objective: {name: lesion_patches, hidden: 4, width: 4}, steps: 1, batch: 1}")
+    assert "left out 2 pool cases without a voxel label" in capsys.readouterr().out
