@@ -23,6 +23,7 @@ Significant Cancer" (ProViCNet), npj Digital Medicine 2026, arXiv:2502.00366.
 Differs from the paper: the pairs alone, as pretraining; there they are a part (0.05) of a
 supervised loss. Any network: a patch is the mean of the encoder's maps over it instead of a
 transformer's token; patches may be divided in depth too.
+The head is standardised over the patches of a batch.
 Differs from the authors' code: neighbours beyond the border do not exist, where the code wraps
 around or fails. Pairs are counted over the whole batch.
 """
@@ -246,15 +247,15 @@ class LesionPatches(Objective):
         return None if volume.has_label else "a voxel label"
 
     def embed(self, batch: Batch) -> Embeddings:
-        """patches: the head's output of every patch, (B, N, K)."""
+        """patches: the mean of every encoder map over each patch, (B, N, E)."""
         levels = self.network.encode(batch["image"])
         maps = torch.cat([F.adaptive_avg_pool3d(level, self.grid) for level in levels], 1)
-        return {"patches": self.head(maps.flatten(2).mT)}
+        return {"patches": maps.flatten(2).mT}
 
     @in_float32
     def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss, the cosines, the number of pairs, and what shows a collapse."""
-        patches, kind = embeddings["patches"], batch["kind"].flatten()
+        patches, kind = self.head(embeddings["patches"]), batch["kind"].flatten()
         pairs = []
         for name in ("first", "second"):
             index = batch[name][..., None].expand(-1, -1, patches.shape[-1])

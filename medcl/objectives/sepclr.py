@@ -19,8 +19,8 @@ little. With `attributes`, salient feature k follows column k of the table:
     mean_{i<j} exp(-(y_i - y_j)^2 / (2 tau_a)) (s_ik - s_jk)^2,    tau_a = 0.025, of the targets
 
 The cohort is a column of the user's own table of cases (of a csv source); a case without one is
-left out, and voxel labels are not read. A crop has to show what tells the cohorts apart: choose `crop` as large as the body
-where that is not everywhere.
+left out, and voxel labels are not read. A crop has to show what tells the cohorts apart: choose
+`crop` as large as the body where that is not everywhere.
 
 Source: Louiset, Duchesnay, Grigis, Gori, "Separating common from salient patterns with Contrastive
 Representation Learning", ICLR 2024, arXiv:2402.11928.

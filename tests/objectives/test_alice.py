@@ -112,8 +112,8 @@ def test_columns_are_hidden_from_the_student_along_the_whole_thick_axis(tmp_path
     seen = objective.embed(batch)
     hidden = torch.where(visible, batch["crops"], batch["crops"] + 3)
     other = objective.embed({**batch, "crops": hidden})
-    torch.testing.assert_close(seen["cls"], other["cls"])
-    assert not torch.allclose(seen["teacher_cls"], other["teacher_cls"])
+    torch.testing.assert_close(seen["deep"], other["deep"])
+    assert not torch.allclose(seen["teacher_deep"], other["teacher_deep"])
 
 
 def test_the_teachers_tokens_are_asked_with_the_students_query(tmp_path):

@@ -118,7 +118,8 @@ def test_one_cosine_for_all_pairs_scores_chance(tmp_path):
     objective = small()
     batch = batch_of(objective, volume(tmp_path))
     patches = objective.embed(batch)["patches"]
-    assert patches.shape == (2, 8**3, 12)
+    assert patches.shape == (2, 8**3, 4 + 8)
+    objective.head = torch.nn.Identity()
     loss, terms = objective.compare({"patches": torch.ones_like(patches)}, batch)
     assert float(terms["pairs"]) > 0
     assert float(loss) == pytest.approx(float(terms["chance"])) == 0.25
