@@ -19,8 +19,9 @@ the steps; it has no CASA of its own.
 
 Matches are by `position`: the same share of the way through both bodies along each axis.
 
-Reading the log: `recon` is already times 5. `target_entropy` near 0 with `effective_rank` near 1
-is a collapse to one prototype, near log K (`even_entropy`) one to all of them.
+Reading the log: `recon` is already times 5. `chance` = log K is what `cls` of a student is that
+answers all prototypes alike: at or above it, subjects are not matched. `target_entropy` near 0 with
+`effective_rank` near 1 is a collapse to one prototype, near log K one to all of them.
 
 Source: Jiang et al., "Anatomical Invariance Modeling and Semantic Alignment for Self-supervised
 Learning in 3D Medical Image Analysis", ICCV 2023, arXiv:2302.05615.
@@ -177,6 +178,7 @@ class Alice(Objective):
     """
 
     trained = ("down.", "up.", "merge.")
+    compared_with_chance = ("cls",)
     done: Tensor
     centre: Tensor
     centre_patch: Tensor
@@ -259,7 +261,7 @@ class Alice(Objective):
         logged: Terms = {
             **{name: value.detach() for name, value in terms.items()},
             "target_entropy": torch.special.entr(target).sum(-1).mean(),
-            "even_entropy": math.log(target.shape[-1]),
+            "chance": math.log(target.shape[-1]),
             "alignment": alignment(student["cls"][0], student["cls"][1]),
             **collapse_terms(student["cls"].flatten(0, 1)),
         }
