@@ -230,13 +230,26 @@ class Network(Options):
     name: str = Field("unet", description="an entry of NETWORKS, or file.py:Class")
 
 
+class Phase(Section):
+    """A pretext task that goes on with the network another one trained."""
+
+    objective: Options = Field(
+        description="as `objective`; its parts of the network are trained, the others stay"
+    )
+    steps: Count = Field(description="optimiser steps")
+    learning_rate: Positive | None = Field(None, description="peak; the first phase's if absent")
+
+
 class Pretrain(Training):
-    """One pretext task."""
+    """One pretext task, or several one after the other."""
 
     objective: Options = Field(
         description="`name` (or file.py:Class) and the options of that objective"
     )
     steps: Count = Field(description="optimiser steps")
+    then: list[Phase] = Field(
+        default_factory=list, description="further phases, each on the network of the one before"
+    )
     seeds: Count = Field(
         1, description="pretrainings with different seeds, assigned to replicates in turn"
     )
@@ -510,6 +523,11 @@ def _option_problems(raw: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(pretrain, Mapping) and "objective" in pretrain:
             where = f"arms.{name}.pretrain.objective"
             yield from _check_options(where, pretrain["objective"], "objectives.json")
+            phases = pretrain.get("then")
+            for number, phase in enumerate(phases if isinstance(phases, list) else ()):
+                if isinstance(phase, Mapping) and "objective" in phase:
+                    where = f"arms.{name}.pretrain.then.{number}.objective"
+                    yield from _check_options(where, phase["objective"], "objectives.json")
     if "network" in raw:
         yield from _check_options("network", raw["network"], "networks.json")
 

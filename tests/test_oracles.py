@@ -44,7 +44,8 @@ def input_of(gradient, arrays):
 def load(file, dtype):
     """Floating arrays in `dtype`; those with a stored gradient require one."""
     with np.load(file, allow_pickle=False) as stored:
-        arrays = {name: torch.from_numpy(np.asarray(stored[name])) for name in stored.files}
+        numbers = [name for name in stored.files if stored[name].dtype.kind != "U"]
+        arrays = {name: torch.from_numpy(np.asarray(stored[name])) for name in numbers}
     differentiated = {input_of(name, arrays) for name in arrays if name.startswith("grad_")}
     given = {}
     for name, value in arrays.items():

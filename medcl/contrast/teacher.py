@@ -10,6 +10,7 @@ running statistics) are copied, not averaged.
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -34,3 +35,11 @@ class Teacher(nn.Module):
                 mine.lerp_(theirs, 1 - self.momentum)
             for kept, current in zip(own.buffers(), student.buffers(), strict=True):
                 kept.copy_(current)
+
+
+def rising_momentum(step: int, steps: int, start: float) -> float:
+    """Momentum after `step` of `steps` optimiser steps: `start` at first, 1 at the end.
+
+    1 - (1 - start) (cos(pi step / steps) + 1) / 2
+    """
+    return 1 - (1 - start) * (math.cos(math.pi * min(step, steps) / steps) + 1) / 2

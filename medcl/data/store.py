@@ -8,7 +8,7 @@ the k-th class of the plan).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class StoredVolume:
     """One case of a store; a few hundred bytes when pickled.
 
     `spacing` is in mm along the axes of the RAS volume, `body` the box of the body in voxels,
-    `fill` the value of each channel outside the volume.
+    `fill` the value of each channel outside the volume, `extra` the user's own columns of the
+    table of cases, such as a cohort.
     """
 
     case: str
@@ -41,6 +42,7 @@ class StoredVolume:
     fill: tuple[float, ...]
     image: Path
     label: Path | None
+    extra: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def has_label(self) -> bool:
@@ -193,6 +195,7 @@ def _volume(root: Path, entry: dict[str, Any]) -> StoredVolume:
         fill=tuple(entry["fill"]),
         image=inside(root, entry["image"]),
         label=None if entry["label"] is None else inside(root, entry["label"]),
+        extra=dict(entry.get("extra", {})),
     )
 
 

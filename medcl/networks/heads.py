@@ -54,3 +54,30 @@ def projector(channels: int, width: int, *, by_row: bool = False) -> nn.Sequenti
         nn.ReLU(inplace=True),
         nn.Linear(width, width),
     )
+
+
+class Prototypes(nn.Module):
+    """DINO's head: a small MLP to a unit vector, then its cosines with learnt unit vectors.
+
+    Standardised over the rows as in `projector`, and for the same reason: what a network with
+    instance norms pools is nearly the same for every crop, and without it the head starts
+    collapsed and stays so. Call it on all rows of a batch at once, in `compare`.
+    """
+
+    def __init__(self, channels: int, *, hidden: int, width: int, prototypes: int) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False),
+            Standardise(),
+            nn.GELU(),
+            nn.Linear(hidden, hidden, bias=False),
+            Standardise(),
+            nn.GELU(),
+            nn.Linear(hidden, width),
+        )
+        self.prototypes = nn.Linear(width, prototypes, bias=False)
+
+    def forward(self, x: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
+        unit = F.normalize(self.reduce(x.flatten(0, -2)), dim=-1)
+        cosines = F.linear(unit, F.normalize(self.prototypes.weight, dim=1))
+        return cosines.unflatten(0, x.shape[:-1])

@@ -8,14 +8,28 @@ from typing import Any
 from medcl.config import Voxels
 from medcl.errors import MedclError
 from medcl.networks.unet import UNet
+from medcl.objectives.alice import Alice
 from medcl.objectives.base import Objective
 from medcl.objectives.dense import Dense
+from medcl.objectives.global_contrast import GlobalContrast
+from medcl.objectives.lesion_patches import LesionPatches
+from medcl.objectives.local_contrast import LocalContrast
 from medcl.objectives.mae import MAE
+from medcl.objectives.sepclr import SepCLR
 from medcl.objectives.voco import VoCo
 from medcl.options import check, resolve
 from medcl.views.augment import Spacing
 
-OBJECTIVES: dict[str, type[Objective]] = {"dense": Dense, "mae": MAE, "voco": VoCo}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "alice": Alice,
+    "dense": Dense,
+    "global_contrast": GlobalContrast,
+    "lesion_patches": LesionPatches,
+    "local_contrast": LocalContrast,
+    "mae": MAE,
+    "sepclr": SepCLR,
+    "voco": VoCo,
+}
 
 
 def build(

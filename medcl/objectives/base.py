@@ -56,10 +56,12 @@ class Objective(nn.Module, ABC):
 
     trained: the beginnings of the names of the network's tensors that this task trains; the
     others are left as they are and are not worth transferring.
+    reads_labels: whether voxel labels of the pool are read.
     compared_with_chance: the terms, or `loss`, whose sum the term `chance` belongs to.
     """
 
-    trained: ClassVar[tuple[str, ...]]
+    trained: tuple[str, ...]
+    reads_labels: ClassVar[bool] = False
     compared_with_chance: ClassVar[tuple[str, ...]] = ("loss",)
 
     def __init__(self, network: UNet, views: Views) -> None:
@@ -83,6 +85,13 @@ class Objective(nn.Module, ABC):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         return self.compare(self.embed(batch), batch)
+
+    def lacks(self, volume: StoredVolume) -> str | None:
+        """What this case lacks to be trained on, such as "a voxel label"; None if nothing."""
+        return None
+
+    def begin(self, steps: int) -> None:
+        """Called before the first step, also of a resumed run; for schedules over all `steps`."""
 
     def after_step(self) -> None:
         """Called after each optimiser step."""

@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
         raise MedclError(f"none of {len(tasks)} cases could be prepared; the reasons stand above")
     path = write_manifest(
         store,
-        [entries[case.case] for case in cases if case.case in entries],
+        # A changed column makes no volume again.
+        [{**entries[case.case], "extra": case.extra} for case in cases if case.case in entries],
         plan_sha256=plan.preparation_sha256(),
         failed=failed,
     )

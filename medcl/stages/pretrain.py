@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import shutil
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medcl import networks, objectives
-from medcl.config import Network, Pretrain, load_section
+from medcl.config import Network, Phase, Pretrain, load_section
 from medcl.data.plan import Plan, read_plan
 from medcl.data.splits import read_splits
+from medcl.data.store import Store
 from medcl.errors import TrainingFailed
+from medcl.networks.unet import UNet
 from medcl.objectives.base import Objective
 from medcl.training.devices import place, relaunch, workers
 from medcl.training.diagnosis import diagnose, level
-from medcl.training.fit import Fitted, fit
+from medcl.training.fit import Diverged, Fitted, fit
 from medcl.training.pretext import PretextItems
+from medcl.training.progress import Progress
 from medcl.training.run import Outputs, on_cpu, open_store, seed_of, seeded, work_folder
 from medcl.training.run import add_arguments as add_training_arguments
 
 PRETRAINING = 2**31  # no label count: keeps the seeds of pretraining and fine-tuning apart
+
+Row = dict[str, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +39,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser, "encoder.pt")
 
 
+@dataclass
+class _Done:
+    """What the phases left behind so far."""
+
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    marks: list[str] = field(default_factory=list)
+    trained: list[str] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    optimiser: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, fitted: Fitted, objective: Objective) -> None:
+        self.rows += self.numbered(fitted.progress.rows)
+        self.seconds += fitted.seconds
+        self.marks += fitted.resumed
+        self.states.append(on_cpu(objective.state_dict()))
+        self.optimiser = fitted.optimiser
+
+    def numbered(self, rows: list[Row]) -> list[Row]:
+        """Rows of the next phase, counted on; of one phase the log says nothing of phases."""
+        offset, phase = len(self.rows), {"phase": float(len(self.states) + 1)}
+        return [row | {"step": row["step"] + offset} | (phase if offset else {}) for row in rows]
+
+
 def run(args: argparse.Namespace) -> None:
     relaunch(args.devices, sys.argv[1:])
     settings = load_section(Pretrain, args.settings)
     options = load_section(Network, args.network)
     plan = read_plan(args.plan)
+    phases = _phases(settings)
     outputs = Outputs("pretrain", Path(args.out), "encoder.pt", place(plan.threads))
     outputs.content = {
         "kind": "encoder",
@@ -46,82 +78,135 @@ def run(args: argparse.Namespace) -> None:
         "seed": args.seed,
     }
     outputs.facts = {
-        "steps": settings.steps,
+        "steps": sum(phase.steps for phase in phases),
         "seed": args.seed,
         "objective": settings.objective.model_dump(),
+        "then": [phase.model_dump() for phase in settings.then],
         "chance": None,
         "diagnosis": [],
+        "labels_read": 0,
+        "parameters": 0,
     }
     key = {"stage": "pretrain", "settings": settings.model_dump(exclude={"save_every_s", "seeds"})}
     key |= {"network": options.model_dump(), "seed": args.seed}
     files = {"store": args.store, "splits": args.splits, "plan": args.plan}
     work = work_folder(args.work, key, files)
-    try:
-        objective = _objective(settings, options, plan, args.seed)
-        fitted = _train(objective, settings, plan, args, outputs, work)
-    except TrainingFailed as error:
-        outputs.fail(error)
-        return
-    _describe(objective, fitted, outputs.facts)
-    outputs.finish(
-        fitted,
-        step=settings.steps,
-        trained=list(objective.trained),
-        network_weights=on_cpu(objective.network.state_dict()),
-        objective=on_cpu(objective.state_dict()),
-        optimiser=fitted.optimiser,
-    )
-    if outputs.place.leads:
-        shutil.rmtree(work)
-
-
-def _objective(settings: Pretrain, options: Network, plan: Plan, seed: int) -> Objective:
-    with seeded(seed_of(seed, PRETRAINING)):
+    seed = seed_of(args.seed, PRETRAINING)
+    with seeded(seed):
         network = networks.build(
             options.model_dump(),
             channels_in=plan.channels,
             strides=plan.strides,
             channels_out=plan.channels,
         )
-        return objectives.build(
-            settings.objective.model_dump(), network, crop=plan.crop, spacing=plan.spacing
-        )
-
-
-def _train(
-    objective: Objective,
-    settings: Pretrain,
-    plan: Plan,
-    args: argparse.Namespace,
-    outputs: Outputs,
-    work: Path,
-) -> Fitted:
+        objective = _objective(settings, network, plan)
+        for later in settings.then:  # a mistake in a later phase is told before the first is run
+            _objective(later, copy.deepcopy(network), plan)
     store, splits = open_store(args.store, plan), read_splits(args.splits)
     cases = [case for case in splits.cases("pool") if case in store]
-    if not cases:
-        raise TrainingFailed(f"{args.store}: no pool case is in the store; nothing to pretrain on")
-    name = settings.objective.name
-    print(f"pretrain: {name} on {len(cases)} pool cases, {settings.steps} steps", flush=True)
-    outputs.facts["cases"] = len(cases)
-    return fit(
-        objective,
-        PretextItems(store, cases, objective.views),
-        settings,
-        steps=settings.steps,
-        seed=seed_of(args.seed, PRETRAINING),
-        place=outputs.place,
-        work=work,
-        what=f"pretrain {name} s{args.seed}",
-        workers=workers(outputs.place),
+    done = _Done()
+    try:
+        for number, phase in enumerate(phases):
+            own, folder = seed, work
+            if number:
+                own, folder = seed_of(args.seed, PRETRAINING, number), work / f"phase{number + 1}"
+                with seeded(own):
+                    objective = _objective(phase, network, plan)
+            usable = _usable(objective, phase, store, cases, outputs.facts)
+            done.trained += [part for part in objective.trained if part not in done.trained]
+            fitted = fit(
+                objective,
+                PretextItems(store, usable, objective.views),
+                phase,
+                steps=phase.steps,
+                seed=own,
+                place=outputs.place,
+                work=folder,
+                what=f"pretrain {phase.objective.name} s{args.seed}",
+                workers=workers(outputs.place),
+            )
+            _describe(objective, fitted, outputs, len(phases) > 1 and number + 1)
+            done.add(fitted, objective)
+    except TrainingFailed as error:
+        rows = done.numbered(error.progress.rows) if isinstance(error, Diverged) else []
+        outputs.fail(Diverged(str(error), _progress(done.rows + rows)))
+        return
+    outputs.finish(
+        Fitted(_progress(done.rows), done.seconds, done.optimiser, resumed=done.marks),
+        step=outputs.facts["steps"],
+        trained=done.trained,
+        network_weights=on_cpu(network.state_dict()),
+        objective=done.states[-1],
+        before=done.states[:-1],
+        optimiser=done.optimiser,
     )
+    if outputs.place.leads:
+        shutil.rmtree(work)
 
 
-def _describe(objective: Objective, fitted: Fitted, facts: dict[str, Any]) -> None:
-    """Say what the log shows, in the summary and on the terminal."""
-    rows, compared = fitted.progress.rows, objective.compared_with_chance
-    facts["parameters"] = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    facts["diagnosis"] = diagnose(rows, compared)
+def _progress(rows: list[Row]) -> Progress:
+    progress = Progress("pretrain", len(rows), rows)
+    progress.close()
+    return progress
+
+
+def _objective(phase: Pretrain | Phase, network: UNet, plan: Plan) -> Objective:
+    options = phase.objective.model_dump()
+    return objectives.build(options, network, crop=plan.crop, spacing=plan.spacing)
+
+
+def _phases(settings: Pretrain) -> list[Pretrain]:
+    """Each phase as a pretraining of its own."""
+    alone = settings.model_copy(update={"then": []})
+    later = [
+        {
+            "objective": phase.objective,
+            "steps": phase.steps,
+            "learning_rate": phase.learning_rate or settings.learning_rate,
+        }
+        for phase in settings.then
+    ]
+    return [alone, *(alone.model_copy(update=changes) for changes in later)]
+
+
+def _usable(
+    objective: Objective, phase: Pretrain, store: Store, cases: list[str], facts: dict[str, Any]
+) -> list[str]:
+    """The pool cases that have what the objective needs; what is left out is said."""
+    name = phase.objective.name
+    objective.begin(phase.steps)
+    lacking = {case: lack for case in cases if (lack := objective.lacks(store[case]))}
+    usable = [case for case in cases if case not in lacking]
+    for lack in sorted(set(lacking.values())):
+        count = sum(reason == lack for reason in lacking.values())
+        print(f"pretrain: left out {count} pool cases without {lack}", flush=True)
+    if not usable:
+        why = f"has {next(iter(lacking.values()))}" if lacking else "is in the store"
+        raise TrainingFailed(
+            f"{store.path}: {name}: no pool case {why}; add it, or use another objective"
+        )
+    if objective.reads_labels:
+        facts["labels_read"] = max(facts["labels_read"], len(usable))
+    trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    facts["parameters"] = max(facts["parameters"], trained)
+    facts["cases"] = len(usable)
+    print(f"pretrain: {name} on {len(usable)} pool cases, {phase.steps} steps", flush=True)
+    return usable
+
+
+def _describe(objective: Objective, fitted: Fitted, outputs: Outputs, phase: int) -> None:
+    """Say what the log of a phase shows, in the summary and on the terminal."""
+    rows, compared, facts = fitted.progress.rows, objective.compared_with_chance, outputs.facts
+    said = []
+    if objective.reads_labels:
+        said = [
+            f"it read the voxel labels of {facts['cases']} pool cases: compare it with arms that "
+            "had as many, and not at fewer labels"
+        ]
+    said += diagnose(rows, compared)
     facts["compared_with_chance"] = list(compared)
     facts["compared"], facts["chance"] = level(rows, compared), level(rows, ["chance"])
-    for sentence in facts["diagnosis"]:
-        print(f"pretrain: {sentence}", flush=True)
+    for sentence in said:
+        facts["diagnosis"].append(f"phase {phase}: {sentence}" if phase > 1 else sentence)
+        if outputs.place.leads:
+            print(f"pretrain: {sentence}", flush=True)

@@ -73,7 +73,8 @@ def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, 
             yield path, default, f"{field.description}; see below"
         else:
             yield path, default, field.description or ""
-            inner = {"arms": f"{path}.NAME.", "sources": f"{path}[]."}.get(name, f"{path}.")
+            lists = dict.fromkeys(("sources", "then"), f"{path}[].")
+            inner = {"arms": f"{path}.NAME.", **lists}.get(name, f"{path}.")
             yield from _rows(section, inner)
 
 

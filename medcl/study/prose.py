@@ -71,7 +71,7 @@ def protocol(results: Results) -> list[str]:
         text
         for text in (
             _data(results),
-            _pretraining(study),
+            _pretraining(study, results),
             _tuning(study.finetune, study, results),
             _scoring(study.evaluate, study),
             _comparing(study) if results.control else None,
@@ -97,22 +97,35 @@ def _data(results: Results) -> str:
     return f"{text} (seed {study.split.seed})."
 
 
-def _pretraining(study: Study) -> str | None:
+def _pretraining(study: Study, results: Results) -> str | None:
     arms = {name: arm.pretrain for name, arm in study.arms.items() if arm.pretrain}
     if not arms:
         return None
     each = [f"{name}: {describe_pretraining(pretrain)}" for name, pretrain in arms.items()]
+    reading = {item.arm for item in results.pretrainings if item.summary.get("labels_read")}
+    return f"{pretraining_saw(sorted(reading))} {'; '.join(each)}."
+
+
+def pretraining_saw(reading: Sequence[str]) -> str:
+    """What the pretrainings saw; `reading` are the arms whose objective reads voxel labels."""
+    text = "Encoders were pretrained on the images of all pool subjects"
+    if not reading:
+        return f"{text}, without any label and without test or validation images."
     return (
-        "Encoders were pretrained on the images of all pool subjects, without any label and "
-        "without test or validation images. "
-        f"{'; '.join(each)}."
+        f"{text}, without test or validation images. {listed(reading)} read the voxel labels of "
+        "all labelled pool subjects too, also of those that no fine-tuning at fewer labels saw."
     )
 
 
 def describe_pretraining(pretrain: Pretrain) -> str:
+    then = "".join(
+        f", then objective {described(phase.objective)} on the same network, {phase.steps} steps, "
+        f"peak learning rate {phase.learning_rate or pretrain.learning_rate:g}"
+        for phase in pretrain.then
+    )
     return (
         f"objective {described(pretrain.objective)}, {pretrain.steps} steps of batch "
-        f"{pretrain.batch}, peak learning rate {pretrain.learning_rate:g}, "
+        f"{pretrain.batch}, peak learning rate {pretrain.learning_rate:g}{then}, "
         f"{plural(pretrain.seeds, 'seed')}"
     )
 

@@ -44,4 +44,9 @@ def diagnose(rows: Sequence[Mapping[str, float]], compared: Sequence[str]) -> li
     dead = float(np.mean([row.get("zero_logits", 0.0) for row in last]))
     if dead > DEAD:
         found.append(f"{100 * dead:.0f} % of its logits are zero and pass no gradient")
+    if "targets" in last[0] and len({row["targets"] for row in rows}) == 1:
+        share = rows[0]["targets"]
+        if share in (0, 1):
+            cohort = "target" if share else "background"
+            found.append(f"all of its cases were of the {cohort} cohort: nothing was separated")
     return found

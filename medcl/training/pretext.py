@@ -15,7 +15,7 @@ from medcl.training.sampler import Batch
 
 @dataclass(frozen=True)
 class PretextItems:
-    """cases: the pool cases of `store`; labels are never read here."""
+    """cases: the pool cases of `store`. Labels are read by an objective that says so alone."""
 
     store: Store
     cases: Sequence[str]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from oracles import volumetric
 from torch import Tensor, nn
 
 from medcl.contrast.similarity import accuracy, contrast, nt_xent
@@ -34,7 +35,6 @@ Arrays = dict[str, Tensor]
 # longest beginning counts.
 OBJECTIVE_OF = {
     "abmil_": "abmil",
-    "alice_": "alice",
     "cacr_": "cacr",
     "clam_": "clam",
     "clip_": "clip",
@@ -44,7 +44,6 @@ OBJECTIVE_OF = {
     "coretuning_": "coretuning",
     "dcl_": "dcl",
     "dclw_": "dcl",
-    "dscl_": "global_local",
     "dsmil_": "dsmil",
     "gradcache_": "training.fit",
     "halp_": "halp",
@@ -66,10 +65,8 @@ OBJECTIVE_OF = {
     "pixpro_": "pixpro",
     "pml_": "lightly_losses",
     "protoclip_": "protoclip",
-    "provicnet_": "provicnet",
     "schedules": "training.schedule",
     "scmil_": "scmil",
-    "sepclr_": "sepclr",
     "siglip_": "siglip",
     "slotcon_": "slotcon",
     "swav_": "swav",
@@ -82,6 +79,7 @@ OBJECTIVE_OF = {
     "voco_v0_": "voco",
     "voco_v1_": "voco",
     "voco_v2_": "voco",
+    **volumetric.OBJECTIVE_OF,
 }
 
 
@@ -242,6 +240,7 @@ ADAPTERS: dict[str, Callable[[Arrays], Arrays]] = {
     "voco_v0_": voco_v0,
     "voco_v1_": voco_v1,
     "voco_v2_": voco_v2,
+    **volumetric.ADAPTERS,
 }
 
 

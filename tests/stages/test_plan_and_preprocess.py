@@ -324,3 +324,17 @@ def test_the_hippocampus_images_are_planned_and_stored(data, tmp_path):
         # Raw values differ a thousandfold between these images.
         assert 0.2 < volume.read(whole).mean() < 0.7
         assert volume.read_label(whole).max() == 1  # class 2 is none of this dataset's
+
+
+def test_a_users_column_reaches_the_store_and_a_changed_one_makes_no_volume_again(study):
+    run_plan(study)
+    cases = [replace(case, extra={"cohort": "healthy"}) for case in read_cases(study / "cases.csv")]
+    write_cases(study / "cases.csv", cases)
+    call(preprocess, *preprocess_words(study))
+    store = study / "store" / "manifest.json"
+    assert Store(store)["c0"].extra == {"cohort": "healthy"}
+    written = {path: path.stat().st_mtime_ns for path in (study / "store").glob("*.npy")}
+    write_cases(study / "cases.csv", [replace(c, extra={"cohort": "lesions"}) for c in cases])
+    call(preprocess, *preprocess_words(study))
+    assert Store(store)["c0"].extra == {"cohort": "lesions"}
+    assert written == {path: path.stat().st_mtime_ns for path in (study / "store").glob("*.npy")}

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from medcl.config import Options
+from medcl.config import Options, Pretrain
 from medcl.networks.transfer import Transfer
 from medcl.study import prose
 from medcl.study.markup import Html, escape, table, tag, ticked
@@ -98,3 +98,19 @@ def test_names_and_paths_in_a_message_are_hidden_but_numbers_and_units_stay():
     )
     assert names.scrub("annals of banana") == "annals of banana"
     assert Names(["anna"], [], hashed=False).scrub("anna: raw/p7/s3") == "anna: raw/p7/s3"
+
+
+def test_pretraining_that_read_labels_is_not_said_to_have_seen_none():
+    assert "without any label" in prose.pretraining_saw([])
+    said = prose.pretraining_saw(["lesions", "other"])
+    assert "without any label" not in said
+    assert "lesions and other read the voxel labels" in said
+
+
+def test_every_phase_of_a_pretraining_is_described():
+    first = {"objective": "global_contrast", "steps": 3, "learning_rate": 0.01}
+    phases = [{"objective": {"name": "local_contrast", "blocks": 2}, "steps": 5}]
+    said = prose.describe_pretraining(Pretrain.model_validate({**first, "then": phases}))
+    assert "objective global_contrast, 3 steps" in said
+    assert "then objective local_contrast with blocks 2 on the same network, 5 steps" in said
+    assert said.count("peak learning rate 0.01") == 2

@@ -22,3 +22,10 @@ def test_collapse_and_dead_logits_are_named() -> None:
 
 def test_without_a_chance_level_nothing_is_claimed() -> None:
     assert diagnose([{"loss": 1.0}], ["loss"]) == []
+
+
+def test_a_pretraining_that_saw_one_cohort_is_said_to_have_separated_nothing() -> None:
+    (sentence,) = diagnose([{"loss": 1.0, "targets": 1.0}] * 3, ["loss"])
+    assert "all of its cases were of the target cohort" in sentence
+    mixed = [{"loss": 1.0, "targets": share} for share in (0.0, 1.0)]
+    assert diagnose(mixed, ["loss"]) == []

@@ -1,0 +1,67 @@
+"""Slices and slabs by normalised position: partition k of P holds the slices s with
+
+    floor(P s / S) = k        of the S slices of the body, counted from its first one
+
+so the same partition of two subjects shows about the same anatomy, every slice belongs to a
+partition for any P, and no partition is empty as long as there are as many slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from medcl.data.store import Box, Triple
+from medcl.views.crops import box_at
+
+
+def thick_axis(spacing: Sequence[float]) -> int:
+    """Axis along which slices are counted: of the largest spacing, the last of equal ones."""
+    return max(range(len(spacing)), key=lambda axis: (spacing[axis], axis))
+
+
+def partition_slices(count: int, partitions: int) -> list[range]:
+    """Slices of each partition; of fewer slices than partitions, the one at its middle."""
+    if count >= partitions:
+        edges = [-(-k * count // partitions) for k in range(partitions + 1)]
+        return [range(low, high) for low, high in pairwise(edges)]
+    middles = [(2 * k + 1) * count // (2 * partitions) for k in range(partitions)]
+    return [range(middle, middle + 1) for middle in middles]
+
+
+def draw_slices(count: int, partitions: int, rng: np.random.Generator) -> list[int]:
+    """Draw one slice of each partition."""
+    ranges = partition_slices(count, partitions)
+    return [int(rng.integers(part.start, part.stop)) for part in ranges]
+
+
+def matched_box(shape: Triple, body: Box, size: Triple, place: Sequence[float]) -> Box:
+    """Box of `size` at the share `place` (0 to 1 along each axis) of the way through the body.
+
+    The same place in two subjects is their match by normalised position. The box leaves the
+    volume only along an axis on which the volume is smaller.
+    """
+    corner = [
+        round(low + share * (high - low - side))
+        for low, high, side, share in zip(*body, size, place, strict=True)
+    ]
+    return _within(corner, shape, size)
+
+
+def slab(
+    shape: Triple, body: Box, size: Triple, axis: int, middle: int, place: Sequence[float]
+) -> Box:
+    """Box of `size` around slice `middle` of the body along `axis`, elsewhere as `matched_box`."""
+    corner = list(matched_box(shape, body, size, place)[0])
+    corner[axis] = body[0][axis] + middle - size[axis] // 2
+    return _within(corner, shape, size)
+
+
+def _within(corner: Sequence[int], shape: Triple, size: Triple) -> Box:
+    kept = []
+    for first, length, side in zip(corner, shape, size, strict=True):
+        least, most = sorted((0, length - side))
+        kept.append(min(max(first, least), most))
+    return box_at(kept, size)

@@ -1,0 +1,136 @@
+"""Pretraining in phases: what each trains, what is logged, and a run that was killed between."""
+
+import csv
+import json
+
+import pytest
+import torch
+from stages.test_plan_and_preprocess import (
+    ROLES,
+    call,
+    make_case,
+    preprocess_words,
+    run_plan,
+    write_tables,
+)
+
+from medcl.config import load_study
+from medcl.errors import MedclError
+from medcl.stages import preprocess, pretrain
+from medcl.training import checkpoint
+
+GLOBAL = "objective: {name: global_contrast, form: gd-, partitions: 2, hidden: 8, width: 4}"
+LOCAL = "{objective: {name: local_contrast, region: 1, width: 4}, steps: 2}"
+ALONE = f"{{{GLOBAL}, steps: 3, batch: 1, weight_decay: 0.1}}"
+BOTH = f"{{{GLOBAL}, steps: 3, batch: 1, weight_decay: 0.1, then: [{LOCAL}]}}"
+
+
+@pytest.fixture
+def study(tmp_path):
+    cases = [make_case(tmp_path, number, labelled=number < 2) for number in range(6)]
+    write_tables(tmp_path, cases, ROLES)
+    run_plan(tmp_path)
+    call(preprocess, *preprocess_words(tmp_path))
+    return tmp_path
+
+
+def run(study, settings, out="out"):
+    words = ["--settings", settings, "--network", "{name: unet, width: 4}"]
+    words += ["--store", study / "store/manifest.json", "--splits", study / "splits.csv"]
+    words += ["--plan", study / "plan/plan.yaml", "--out", study / out]
+    call(pretrain, *words, "--work", study / f"{out}-work")
+    summary = json.loads((study / out / "summary.json").read_text())
+    return checkpoint.load(study / out / "encoder.pt"), summary
+
+
+def test_the_second_phase_starts_from_the_first_and_leaves_its_encoder_alone(study):
+    alone, _ = run(study, ALONE, "alone")
+    both, summary = run(study, BOTH)
+    first, second = alone["network_weights"], both["network_weights"]
+    for name, weight in second.items():
+        assert torch.equal(weight, first[name]) == (not name.startswith(("up.", "merge."))), name
+    assert alone["trained"] == ["down."]
+    assert both["trained"] == ["down.", "up.0.", "merge.0."]
+    assert any(name.startswith("head.") for name in both["objective"])
+    assert "project.1.weight" in both["before"][0]
+    assert summary["steps"] == 5
+    assert summary["then"][0]["objective"]["name"] == "local_contrast"
+    assert summary["diagnosis"][-1].startswith("phase 2: ")
+
+
+def test_the_log_goes_on_through_the_phases(study):
+    run(study, BOTH)
+    with open(study / "out" / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == list("12345")
+    assert [row["phase"] for row in rows] == ["", "", "", "2", "2"]
+    assert float(rows[0]["positive_cosine"]) <= 1
+    assert rows[4]["positive_cosine"] == ""
+
+
+def test_a_run_killed_in_the_second_phase_ends_as_an_uninterrupted_one(study, monkeypatch):
+    whole, _ = run(study, BOTH, "whole")
+    real, calls = pretrain.fit, []
+
+    def killed(*args, **keywords):
+        calls.append(keywords["what"])
+        if len(calls) == 2:
+            raise SystemExit(143)
+        return real(*args, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "fit", killed)
+        with pytest.raises(SystemExit):
+            run(study, BOTH)
+    resumed, summary = run(study, BOTH)
+    assert summary["status"] == "ok"
+    for name, weight in whole["network_weights"].items():
+        assert torch.equal(weight, resumed["network_weights"][name]), name
+
+
+def test_a_mistake_in_a_later_phase_is_told_before_the_first_is_run(study, monkeypatch):
+    monkeypatch.setattr(pretrain, "fit", lambda *_, **__: pytest.fail("a phase was trained"))
+    with pytest.raises(MedclError, match=r"local_contrast\.regoin"):
+        run(study, BOTH.replace("region", "regoin"))
+
+
+def test_reading_labels_is_limited_to_labelled_cases_and_said(study):
+    settings = "{objective: {name: lesion_patches, hidden: 4, width: 4, prototypes: 4}, %s}"
+    _, summary = run(study, settings % "steps: 2, batch: 1")
+    assert summary["labels_read"] == 2
+    assert "read the voxel labels of 2 pool cases" in summary["diagnosis"][0]
+    _, other = run(study, ALONE, "alone")
+    assert other["labels_read"] == 0
+
+
+def test_a_wrong_option_of_a_phase_is_named_in_the_study(tmp_path):
+    raw = {
+        "study": "s",
+        "dataset": {
+            "name": "d",
+            "sources": [{"layout": "files"}],
+            "modality": "MR",
+            "classes": {"organ": 1},
+        },
+        "labelled": [1],
+        "arms": {
+            "scratch": {},
+            "a": {
+                "pretrain": {
+                    "objective": "global_contrast",
+                    "steps": 1,
+                    "then": [{"objective": {"name": "local_contrast", "formm": "ld"}, "steps": 1}],
+                }
+            },
+        },
+    }
+    with pytest.raises(MedclError, match=r"a\.pretrain\.then\.0\.objective\.formm.*'form'"):
+        load_study(raw)
+
+
+def test_cases_without_what_an_objective_needs_are_left_out_and_told(study, capsys):
+    _, summary = run(study, "{objective: sepclr, steps: 2}")
+    assert summary["status"] == "failed"
+    assert "sepclr: no pool case has 'cohort' in the table of cases" in summary["reason"]
+    run(study, "{objective: {name: lesion_patches, hidden: 4, width: 4}, steps: 1, batch: 1}")
+    assert "left out 2 pool cases without a voxel label" in capsys.readouterr().out
