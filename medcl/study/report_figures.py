@@ -18,7 +18,7 @@ from medcl.study.names import Names
 from medcl.study.prose import plural
 from medcl.study.results import OK, Pretraining, Results, Run
 from medcl.study.sentences import points
-from medcl.study.statistics import by_subject
+from medcl.study.statistics import MIN_REPLICATES, by_subject
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def learning_curves(results: Results, comparisons: Sequence[Comparison]) -> Pict
         return None
     caption = (
         "Mean Dice on the test subjects against the number of labelled subjects. Markers: mean "
-        "over replicates and test subjects; bars: its 95 % interval (where 4 or more replicates "
+        f"over replicates and test subjects; bars: its 95 % interval (where {MIN_REPLICATES} or more replicates "
         "finished); dots: the replicates."
     )
     if len(curves) > 1:
