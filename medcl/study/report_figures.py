@@ -56,7 +56,8 @@ def learning_curves(results: Results, comparisons: Sequence[Comparison]) -> Pict
         return None
     caption = (
         "Mean Dice on the test subjects against the number of labelled subjects. Markers: mean "
-        f"over replicates and test subjects; bars: its 95 % interval (where {MIN_REPLICATES} or more replicates "
+        "over replicates and test subjects; bars: its 95 % interval (where "
+        f"{MIN_REPLICATES} or more replicates "
         "finished); dots: the replicates."
     )
     if len(curves) > 1:
