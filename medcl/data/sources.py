@@ -1,7 +1,7 @@
 """Layouts of datasets: where images and labels lie, and what each case is called.
 
 A case is named after its file or folder, so that its name stays when others come or go. Nothing
-is opened here but tables; whether a file is any good is for `data/checks.py` to say.
+is opened here but tables and the headers of DICOM trees; whether a file is any good is for `data/checks.py` to say.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medcl.config import Source
+from medcl.config import Dicom, Source
 from medcl.data.cases import COLUMNS
 from medcl.data.checks import Finding
-from medcl.data.dicom import is_dicom
+from medcl.data.dicom import DEFAULT, Series, is_dicom
+from medcl.data.dicom_tree import read_tree
+from medcl.data.series import SKIPPED
 from medcl.data.volume import SUFFIXES
 from medcl.errors import MedclError
 from medcl.files import read_json
@@ -32,7 +34,7 @@ TABLES = (".csv", ".tsv")
 
 @dataclass(frozen=True)
 class Entry:
-    """One input. `image` is a file or a folder with a DICOM series.
+    """One input. `image` is a file or a folder with a DICOM series, `series` its headers if read.
 
     subject None: the DICOM header or the case name says. modality None: header or dataset say.
     """
@@ -48,13 +50,16 @@ class Entry:
     extra: dict[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     skipped: bool = False
+    series: Series | None = None
 
     def but(self, *findings: Finding, skipped: bool = False) -> Entry:
         """The same entry with more findings."""
         return replace(self, findings=(*self.findings, *findings), skipped=skipped or self.skipped)
 
 
-def list_entries(sources: Iterable[Source], root: str = ".") -> list[Entry]:
+def list_entries(
+    sources: Iterable[Source], root: str = ".", dicom: Dicom = DEFAULT
+) -> list[Entry]:
     """Every input of every source, in order; raises MedclError where a source finds nothing."""
     entries: list[Entry] = []
     for index, source in enumerate(sources):
@@ -64,7 +69,10 @@ def list_entries(sources: Iterable[Source], root: str = ".") -> list[Entry]:
             raise MedclError(
                 f"{where}.path: {path} does not exist; paths are relative to the dataset's root"
             )
-        found = list(LAYOUTS[source.layout](source, path, where))
+        if source.layout == "dicom":
+            found = list(_dicom(source, path, where, dicom))
+        else:
+            found = list(LAYOUTS[source.layout](source, path, where))
         if not found:
             raise MedclError(
                 f"{where}: no images in {path} (layout {source.layout}); "
@@ -322,21 +330,25 @@ def _nnunet(source: Source, path: Path, where: str, ending: str, channels: int) 
         yield from _folders(raw, path, where)
 
 
-def _dicom(source: Source, path: Path, where: str) -> Iterator[Entry]:
-    """Every folder with DICOM files is one series."""
-    used: set[Path] = set()
-    for folder, files in _walk(path):
-        if _holds_dicom(files):
-            relative = folder.relative_to(path)
-            name = str(relative) if relative.parts else folder.resolve().name
-            yield Entry(_name(name), str(folder), source.path)
+def _dicom(source: Source, path: Path, where: str, options: Dicom) -> Iterator[Entry]:
+    """Every volume of every series in the tree, in one pass over the headers."""
+    folders = list(_walk(path))
+    volumes = [file for _, files in folders for file in files if _suffix(file.name)]
+    rest = [(f, [file for file in files if not _suffix(file.name)]) for f, files in folders]
+    for found in read_tree(path, rest, options):
+        entry = Entry(found.name, str(found.folder), source.path, series=found.series)
+        if found.problem is None:
+            yield entry
+        elif found.problem.code in SKIPPED:
+            told = replace(Finding.of(found.problem), severity="info")
+            yield entry.but(told, skipped=True)
         else:
-            used.update(file for file in files if _suffix(file.name))
-    for file in sorted(used):
+            yield entry.but(Finding.of(found.problem))
+    for file in sorted(volumes):
         yield _skipped(file, source)
 
 
-LAYOUTS = {"files": _files, "folders": _folders, "csv": _csv, "msd": _msd, "dicom": _dicom}
+LAYOUTS = {"files": _files, "folders": _folders, "csv": _csv, "msd": _msd}
 
 
 def _not_used(used: set[Path], source: Source) -> Iterator[Entry]:

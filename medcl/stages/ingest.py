@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medcl.config import Dataset, load_section
+from medcl.config import Dataset, Dicom, load_section
 from medcl.data.cases import Case, write_cases
 from medcl.data.checks import (
     Finding,
@@ -21,8 +21,9 @@ from medcl.data.checks import (
     missing_file,
     voxel_sha256,
 )
-from medcl.data.dicom import Series, read_series
+from medcl.data.dicom import DEFAULT, Series, read_series
 from medcl.data.parallel import Progress, in_processes
+from medcl.data.series import SKIPPED
 from medcl.data.sources import MODALITIES, Entry, guess_sources, list_entries
 from medcl.data.volume import Volume, VolumeError, read_volume, write_nifti
 from medcl.errors import MedclError
@@ -40,6 +41,7 @@ class Rules:
     modality: str = "other"
     classes: dict[str, int] | None = None
     labels_required: bool = False
+    dicom: Dicom = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modality", choices=MODALITIES, help="with --source: of files that do not say it"
     )
+    parser.add_argument(
+        "--keep-identifiers", action="store_true", help="record names and dates of DICOM series"
+    )
     parser.add_argument("--threads", type=int, default=1, help="processes")
 
 
@@ -84,12 +89,16 @@ def run(args: argparse.Namespace) -> None:
         dataset = load_section(Dataset, args.settings)
         sources, root = dataset.sources, dataset.root
         required = dataset.labels == "required"
-        rules = Rules(volumes, dataset.modality, dict(dataset.classes), required)
+        dicom = dataset.dicom
+        if args.keep_identifiers:
+            dicom = dicom.model_copy(update={"keep_identifiers": True})
+        rules = Rules(volumes, dataset.modality, dict(dataset.classes), required, dicom)
     else:
         sources, root = guess_sources(args.source), "."
-        rules = Rules(volumes, args.modality or "other")
+        dicom = Dicom(keep_identifiers=args.keep_identifiers)
+        rules = Rules(volumes, args.modality or "other", dicom=dicom)
         print(f"{args.source}: read as layout {sources[0].layout}", flush=True)
-    entries = list_entries(sources, root)
+    entries = list_entries(sources, root, dicom)
     outcomes = examine_all(entries, rules, args.threads)
     _write(args.out, outcomes)
     if args.settings is None:
@@ -134,7 +143,7 @@ def examine(entry: Entry, rules: Rules) -> Outcome:
         if not _wrong(findings):
             case, values = _accept(entry, rules, findings)
     except VolumeError as error:
-        if error.code == "not_an_image":
+        if error.code in SKIPPED:
             findings.append(replace(Finding.of(error), severity="info"))
             return Outcome(entry, "skipped", tuple(findings))
         findings.append(Finding.of(error))
@@ -148,7 +157,9 @@ def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case |
     if not Path(entry.image).exists():
         findings.append(missing_file("missing_image_file", entry.image))
         return None, []
-    series = read_series(entry.image) if Path(entry.image).is_dir() else None
+    series = entry.series
+    if series is None and Path(entry.image).is_dir():
+        series = read_series(entry.image, rules.dicom)
     path, volume = _read_image(entry, series, rules)
     findings += series.findings if series else check_nifti_header(entry.image, volume.shape)
     findings += check_image(volume, entry.image, channels=entry.channels)
