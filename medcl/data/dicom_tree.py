@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from medcl.config import Dicom
 from medcl.data.checks import Finding
 from medcl.data.dicom import ENDINGS, Series, as_series, judge_rest
 from medcl.data.dicom_header import Header
-from medcl.data.series import Found, group, read_files, volumes_of
+from medcl.data.series import Found, group, read_files, uids_of, volumes_of
 from medcl.data.volume import VolumeError
 
 
@@ -68,6 +68,11 @@ def read_tree(
                     "copy them again from their origin, or move them out of the folder",
                 )
             )
+    for number, whole in _parts(series):
+        told = f"{_where(series[number])}: {_where(whole)} holds these slices and more"
+        notes[number].append(
+            Finding("part_of_series", "warning", told, "add the case to `exclude`, or use the other")
+        )
     found: list[tuple[int, Found]] = []
     for number, headers in enumerate(series):
         if number in stopped:
@@ -81,6 +86,20 @@ def read_tree(
             made = as_series(item.folder, item, notes[number], options)
             inputs.append(Input(name, item.folder, made))
     return sorted(inputs, key=lambda item: item.name)
+
+
+def _parts(series: list[list[Header]]) -> Iterator[tuple[int, list[Header]]]:
+    """(number, the other) where all objects of a series are some of those of another folder."""
+    holders: dict[str, list[int]] = defaultdict(list)
+    uids = [uids_of(headers) for headers in series]
+    for number, objects in enumerate(uids):
+        for uid in objects:
+            holders[uid].append(number)
+    for number, objects in enumerate(uids):
+        for other in holders[next(iter(objects))]:
+            if objects < uids[other]:
+                yield number, series[other]
+                break
 
 
 def _looks_like_dicom(path: Path, damaged: dict) -> bool:

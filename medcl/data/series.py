@@ -79,13 +79,31 @@ def read_files(paths: Sequence[Path]) -> Files:
 
 
 def group(images: Sequence[Header]) -> list[list[Header]]:
-    """The images of each series, sorted by path; files without a series belong to their folder."""
+    """The images of each series, sorted by path.
+
+    A series may lie in several folders. Folders that hold the same objects are copies of it, and
+    stay apart; so do images that name no series.
+    """
     series: dict[tuple[str, ...], list[Header]] = defaultdict(list)
     for header in sorted(images, key=lambda header: header.path):
         uid = header.text("SeriesInstanceUID")
         key = (header.text("PatientID"), header.text("StudyInstanceUID"), uid)
         series[key if uid else (*key, os.path.dirname(header.path))].append(header)
-    return list(series.values())
+    groups = []
+    for headers in series.values():
+        folders: dict[str, list[Header]] = defaultdict(list)
+        for header in headers:
+            folders[os.path.dirname(header.path)].append(header)
+        objects = [uids_of(part) for part in folders.values()]
+        if sum(map(len, objects)) > len(set().union(*objects)):
+            groups += list(folders.values())
+        else:
+            groups.append(headers)
+    return groups
+
+
+def uids_of(headers: Sequence[Header]) -> set[str]:
+    return {header.text("SOPInstanceUID") or header.path for header in headers}
 
 
 def volumes_of(where: str, headers: Sequence[Header], options: Dicom) -> list[Found]:
