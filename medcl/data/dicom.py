@@ -139,9 +139,7 @@ def _shear(
         for index, shift in enumerate(shifts - first):
             whole = int(np.floor(shift))
             share = np.float32(shift - whole)
-            padded = np.pad(
-                moved[index].astype(np.float32), ((0, 0), (1, 1)), constant_values=fill
-            )
+            padded = np.pad(moved[index].astype(np.float32), ((0, 0), (1, 1)), constant_values=fill)
             mixed = padded[:, 1:] * (1 - share) + padded[:, :-1] * share
             end = min(whole + mixed.shape[1], grown.shape[-1])
             grown[index, :, whole:end] = mixed[:, : end - whole]

@@ -114,7 +114,9 @@ def _decoded(planes: Sequence[Plane]) -> Iterator[tuple[np.ndarray, float, float
         rows, columns = plane.size
         if plane.tiles > 1:
             down, right = divmod(plane.frame or 0, plane.tiles)
-            pixels = pixels[down * rows : (down + 1) * rows, right * columns : (right + 1) * columns]
+            pixels = pixels[
+                down * rows : (down + 1) * rows, right * columns : (right + 1) * columns
+            ]
         elif plane.frame is not None:
             pixels = pixels[plane.frame]
         if pixels.shape != (rows, columns):

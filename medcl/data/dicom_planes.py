@@ -101,7 +101,7 @@ def planes_of(header: Header) -> list[Plane]:
         )
     header = replace(header, dataset=None)
     try:
-        if groups is not None:
+        if dataset is not None and groups is not None:
             return list(_frames(header, dataset, groups))
         plane = _plane(header, header.values, marks=_marks(header))
         return _tiles(plane) if "MOSAIC" in header.text("ImageType").split("\\") else [plane]
@@ -169,7 +169,9 @@ def _frames(header: Header, dataset: Dataset, groups: Any) -> Iterator[Plane]:
     """The frames of an enhanced object; what a frame does not say all share."""
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     if len(groups) != (header.whole("NumberOfFrames", 1) or 1):
-        raise ValueError(f"NumberOfFrames ({header.whole('NumberOfFrames', 1)}, {len(groups)} told)")
+        raise ValueError(
+            f"NumberOfFrames ({header.whole('NumberOfFrames', 1)}, {len(groups)} told)"
+        )
     outer = {
         key: value
         for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",

@@ -30,8 +30,8 @@ FEWEST_SLICES = 3  # with two there is no second distance to tell a gap by
 @dataclass(frozen=True, eq=False)
 class Stack:
     """Planes in order. `places`: where, counted in planes, each slice of the grid lies between
-    them, None where every slice is a plane. `slide`: rows' and columns' shift per slice, in voxels,
-    that the grid's affine has taken out, and the voxels added before and after along both.
+    them, None where every slice is a plane. `slide`: by how many columns and rows each slice of a
+    tilted stack lies beside the one before, which the affine leaves out; None where none does.
     """
 
     planes: tuple[Plane, ...]
@@ -51,14 +51,16 @@ def same_direction(a: Plane, b: Plane) -> bool:
 
 
 def stack(where: str, planes: Sequence[Plane], options: Dicom) -> Stack:
-    """Order planes of one orientation, no two at one place; raises VolumeError for what is no grid."""
+    """Order planes of one orientation, no two at one place. Raises VolumeError for no grid."""
     if len(planes) == 1:
         raise VolumeError(
             "single_slice", f"{where}: a single slice, {planes[0].name}", "supply the whole series"
         )
     _check_alike(where, planes)
     normal = normal_of(planes[0])
-    planes = sorted(planes, key=lambda plane: (float(np.array(plane.position) @ normal), plane.name))
+    planes = sorted(
+        planes, key=lambda plane: (float(np.array(plane.position) @ normal), plane.name)
+    )
     along = np.array([plane.position for plane in planes]) @ normal
     steps = np.diff(along)
     findings: list[Finding] = []
@@ -75,7 +77,7 @@ def stack(where: str, planes: Sequence[Plane], options: Dicom) -> Stack:
     counts = np.round(steps / step).astype(int)
     affine = _affine(where, planes, along)
     places = None
-    if np.abs(steps - counts * step).max() > STEP_TOLERANCE * step:
+    if counts.min() < 1 or np.abs(steps - counts * step).max() > STEP_TOLERANCE * step:
         places = _even_out(where, planes, steps, options, findings)
         affine[:3, 2] *= float(along[-1] - along[0]) / (len(places) - 1)
     elif counts.max() > 1:
@@ -119,8 +121,7 @@ def _affine(
     per_mm = (np.array(last.position) - corner) / (along[-1] - along[0])
     line = corner + np.outer(along - along[0], per_mm)
     beside = np.linalg.norm(np.array([p.position for p in planes]) - line, axis=1)
-    smallest = float(np.diff(along).min())
-    if beside.max() > STEP_TOLERANCE * max(smallest, 1.0):
+    if beside.max() > STEP_TOLERANCE * float(np.median(np.diff(along))):
         raise VolumeError(
             "mixed_geometry",
             f"{where}: {planes[int(beside.argmax())].name} lies {beside.max():.3g} mm beside the "

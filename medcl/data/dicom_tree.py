@@ -69,16 +69,15 @@ def read_tree(
                 )
             )
     for number, whole in _parts(series):
-        told = f"{_where(series[number])}: {_where(whole)} holds these slices and more"
-        notes[number].append(
-            Finding("part_of_series", "warning", told, "add the case to `exclude`, or use the other")
-        )
+        more = f"{_where(series[number])}: {_where(whole)} holds these slices and more"
+        remedy = "add the case to `exclude`, or use the other"
+        notes[number].append(Finding("part_of_series", "warning", more, remedy))
     found: list[tuple[int, Found]] = []
     for number, headers in enumerate(series):
         if number in stopped:
             found.append((number, Found(tuple(headers), "", stopped[number])))
         else:
-            found += [(number, item) for item in volumes_of(_where(headers), headers, options)]
+            found += [(number, item) for item in _volumes(headers, options)]
     for name, (number, item) in zip(_names(root, found), found, strict=True):
         if isinstance(item.result, VolumeError):
             inputs.append(Input(name, item.folder, problem=item.result))
@@ -86,6 +85,16 @@ def read_tree(
             made = as_series(item.folder, item, notes[number], options)
             inputs.append(Input(name, item.folder, made))
     return sorted(inputs, key=lambda item: item.name)
+
+
+def _volumes(headers: list[Header], options: Dicom) -> list[Found]:
+    where = _where(headers)
+    try:
+        return volumes_of(where, headers, options)
+    except Exception as error:  # an oversight of ours stops no other series
+        told = f"{where}: {type(error).__name__}: {error}"
+        problem = VolumeError("failed", told, "report this, and exclude the case")
+        return [Found(tuple(headers), "", problem)]
 
 
 def _parts(series: list[list[Header]]) -> Iterator[tuple[int, list[Header]]]:

@@ -1,7 +1,8 @@
 """Layouts of datasets: where images and labels lie, and what each case is called.
 
 A case is named after its file or folder, so that its name stays when others come or go. Nothing
-is opened here but tables and the headers of DICOM trees; whether a file is any good is for `data/checks.py` to say.
+is opened here but tables and the headers of DICOM trees; whether a file is any good is for
+`data/checks.py` to say.
 """
 
 from __future__ import annotations
@@ -57,9 +58,7 @@ class Entry:
         return replace(self, findings=(*self.findings, *findings), skipped=skipped or self.skipped)
 
 
-def list_entries(
-    sources: Iterable[Source], root: str = ".", dicom: Dicom = DEFAULT
-) -> list[Entry]:
+def list_entries(sources: Iterable[Source], root: str = ".", dicom: Dicom = DEFAULT) -> list[Entry]:
     """Every input of every source, in order; raises MedclError where a source finds nothing."""
     entries: list[Entry] = []
     for index, source in enumerate(sources):

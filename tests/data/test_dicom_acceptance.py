@@ -172,8 +172,6 @@ def test_two_slices_are_a_volume_where_the_configuration_says_so(data):
     root = data / "dicom_acceptance" / "dicom2nifti" / "failing" / "slicecount"
     entry = entries_of(root, fewest_slices=2)["001"]
     assert [finding.code for finding in entry.series.findings] == ["two_slices"]
-    relative, mm = difference(
-        entry.series.decode(), read_volume(root / "001_ground_truth.nii.gz")
-    )
+    relative, mm = difference(entry.series.decode(), read_volume(root / "001_ground_truth.nii.gz"))
     assert relative == 0
     assert mm < 0.05
