@@ -14,11 +14,17 @@ import pydicom
 from jaxtyping import Num
 from pydicom.pixels import apply_modality_lut
 
+from medcl.data.dicom_decoder import decoder
 from medcl.data.dicom_header import DAMAGE, quiet, reason
 from medcl.data.dicom_planes import Plane
 from medcl.data.volume import VolumeError
 
 INT16 = np.iinfo(np.int16)
+# Not compressed, or by run lengths or deflate: decoded in this process by Python.
+OWN = {
+    *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"),
+    *("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"),
+}
 SIGNED, UNSIGNED = np.dtype("<i2"), np.dtype("<u2")
 
 
@@ -129,6 +135,12 @@ def _decode(plane: Plane) -> tuple[np.ndarray, bool]:
     """All pixels of a file, and whether a table has already made values of them."""
     try:
         with quiet():
+            if plane.header.syntax not in OWN:
+                pixels = decoder.decode(plane.header.path, plane.header.syntax)
+                if not plane.header.table:
+                    return pixels, False
+                dataset = pydicom.dcmread(plane.header.path, stop_before_pixels=True)
+                return np.asarray(apply_modality_lut(pixels, dataset)), True
             dataset = pydicom.dcmread(plane.header.path, force=True)
             if "TransferSyntaxUID" not in dataset.file_meta:
                 dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(plane.header.syntax)

@@ -102,7 +102,8 @@ def planes_of(header: Header) -> list[Plane]:
     header = replace(header, dataset=None)
     try:
         if dataset is not None and groups is not None:
-            return list(_frames(header, dataset, groups))
+            with quiet():
+                return list(_frames(header, dataset, groups))
         plane = _plane(header, header.values, marks=_marks(header))
         return _tiles(plane) if "MOSAIC" in header.text("ImageType").split("\\") else [plane]
     except VolumeError:
