@@ -116,6 +116,11 @@ class Dicom(Section):
     localisers: Literal["skip", "keep"] = Field(
         "skip", description="survey images: few slices in several orientations, or named so"
     )
+    suv: bool = Field(
+        False,
+        description="PET in standardised uptake values by body weight instead of the unit its "
+        "header names (Bq/mL after each slice's own slope)",
+    )
     keep_identifiers: bool = Field(
         False, description="record names, dates and descriptions of converted series"
     )

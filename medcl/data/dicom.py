@@ -22,6 +22,7 @@ from medcl.data.checks import Finding
 from medcl.data.dicom_header import DAMAGE, quiet
 from medcl.data.dicom_pixels import read_planes
 from medcl.data.dicom_stack import Stack
+from medcl.data.dicom_suv import suv_factor
 from medcl.data.series import Files, Found, group, read_files, volumes_of
 from medcl.data.volume import Volume, VolumeError
 
@@ -51,6 +52,7 @@ class Series:
     stack: Stack
     findings: tuple[Finding, ...]
     keep_identifiers: bool = False
+    suv: bool = False
 
     @property
     def subject(self) -> str | None:
@@ -77,6 +79,7 @@ class Series:
             "transfer_syntax": planes[0].header.syntax,
             "tags": self._tags(),
             "slices": slices,
+            "unit": "SUV" if self.suv and self.modality == "PET" else "stored",
             "mended": [f.code for f in self.findings if f.code in MENDED],
             "input_sha256": digest.hexdigest(),
         }
@@ -96,6 +99,8 @@ class Series:
         """The voxels: int16 where that loses nothing, else float32. Raises VolumeError."""
         array = read_planes(self.stack.planes)
         affine = self.stack.affine
+        if self.suv and self.modality == "PET":
+            array = array * np.float32(suv_factor(self.stack.planes[0]))
         if self.stack.places is not None:
             array = _between(array, np.array(self.stack.places))
         if self.stack.slide is not None:
@@ -197,7 +202,7 @@ def read_series(folder: str | Path, options: Dicom = DEFAULT) -> Series:
 def as_series(folder: Path, found: Found, notes: Iterable[Finding], options: Dicom) -> Series:
     assert isinstance(found.result, Stack)
     findings = (*notes, *found.findings, *found.result.findings)
-    return Series(folder, found.result, findings, options.keep_identifiers)
+    return Series(folder, found.result, findings, options.keep_identifiers, options.suv)
 
 
 def judge_rest(folder: Path, files: Files) -> tuple[list[Finding], list[VolumeError]]:

@@ -11,6 +11,7 @@ This file is also the script that process runs; it imports nothing of the projec
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import subprocess
@@ -81,17 +82,15 @@ class Decoder:
             self._process.kill()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
-                    try:
+                    with contextlib.suppress(BrokenPipeError):
                         pipe.close()
-                    except BrokenPipeError:
-                        pass
             self._process.wait()
             self._process = None
 
 
 def _read_into(stream: Any, pixels: np.ndarray) -> int:
     """Fill the array from a pipe; returns the number of bytes there were."""
-    view, got = memoryview(pixels.reshape(-1)).cast("B"), 0
+    view, got = pixels.reshape(-1).view(np.uint8).data, 0
     while got < len(view) and (n := stream.readinto(view[got:])):
         got += n
     return got

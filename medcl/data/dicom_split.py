@@ -183,9 +183,10 @@ def _split_by_instance(
 
 
 def _several(where: str, planes: Sequence[Plane], remedy: str) -> VolumeError:
+    count = len(_places(planes))
     return VolumeError(
         "several_volumes",
-        f"{where}: {len(planes)} slices at {len(_places(planes))} positions, several volumes "
+        f"{where}: {len(planes)} slices at {count} positions, several volumes "
         "(time points, echoes, b-values) or differing copies of slices",
         remedy,
     )

@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset
 
 from medcl.config import Dicom
 from medcl.data.dicom import read_series
+from medcl.data.dicom_decoder import Decoder
 from medcl.data.volume import Volume, VolumeError, grid_distance, read_volume, reorient
 
 
@@ -48,6 +49,58 @@ def test_values_that_do_not_fit_in_16_bits_stay_exact(tmp_path, intercept, dtype
     array = read_series(save(tmp_path / "s", slices)).decode().array
     assert array.dtype == dtype
     assert (array.min(), array.max()) == (intercept, intercept + 25)
+
+
+def pet_of(**changes) -> list[Dataset]:
+    """60 kg, 300 MBq of a nuclide of 6000 s given 6000 s before the scan."""
+    slices = series_of(3)
+    for ds in slices:
+        ds.Modality, ds.Units, ds.DecayCorrection = "PT", "BQML", "START"
+        ds.CorrectedImage, ds.PatientWeight = ["ATTN", "DECY"], 60
+        ds.SeriesDate = ds.AcquisitionDate = "20200102"
+        ds.SeriesTime, ds.AcquisitionTime = "004000", "004500.5"
+        ds.RescaleSlope, ds.RescaleIntercept = 1000, 0
+        source = Dataset()
+        source.RadionuclideTotalDose, source.RadionuclideHalfLife = 3e8, 6000
+        source.RadiopharmaceuticalStartTime = "230000.00"  # the evening before
+        ds.RadiopharmaceuticalInformationSequence = [source]
+        for name, value in changes.items():
+            setattr(ds, name, value)
+    return slices
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({}, 60_000 / 1.5e8),
+        ({"DecayCorrection": "ADMIN"}, 60_000 / 3e8),
+        ({"Units": "GML"}, 1.0),
+    ],
+)
+def test_pet_becomes_uptake_by_body_weight_where_asked(tmp_path, changes, factor):
+    folder = save(tmp_path / "s", pet_of(**changes))
+    stored, uptake = read_series(folder), read_series(folder, Dicom(suv=True))
+    assert (stored.provenance()["unit"], uptake.provenance()["unit"]) == ("stored", "SUV")
+    assert stored.decode().array.max() == 25_000
+    assert uptake.decode().array.max() == pytest.approx(25_000 * factor)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Units": "CNTS"},
+        {"PatientWeight": 0},
+        {"DecayCorrection": "NONE"},
+        {"CorrectedImage": ["DECY"]},
+        {"SeriesTime": "110000"},
+        {"RadiopharmaceuticalInformationSequence": []},
+    ],
+)
+def test_pet_whose_header_does_not_give_the_uptake_is_refused(tmp_path, changes):
+    series = read_series(save(tmp_path / "s", pet_of(**changes)), Dicom(suv=True))
+    with pytest.raises(VolumeError) as error:
+        series.decode()
+    assert error.value.code == "no_suv"
 
 
 def test_a_modality_table_is_applied(tmp_path):
@@ -352,6 +405,28 @@ def test_the_gap_of_a_real_series_is_named(data):
     assert error.code == "missing_slices"
     assert "1 of 19 slices are missing" in error.message
     assert "1-07.dcm and 1-05.dcm" in error.message
+
+
+def test_a_picture_that_crashes_its_decoder_is_unreadable_and_the_next_is_decoded(tmp_path, data):
+    source = data / "dicom_acceptance" / "dicom2nifti" / "generic" / "compressed_jpeg" / "001"
+    folder = shutil.copytree(source, tmp_path / "s")
+    path = folder / "IM-0001-0001-0001.dcm"
+    content = bytearray(path.read_bytes())
+    content[content.find(b"\xff\xd8\xff") + 6] = 24  # ends the process it is decoded in
+    path.write_bytes(content)
+    error = refusal(folder)
+    assert (error.code, "crash" in error.message) == ("unreadable", True)
+    assert read_series(source).decode().shape == (256, 256, 4)
+
+
+def test_a_picture_that_takes_too_long_ends_with_an_error(data):
+    folder = data / "dicom_acceptance" / "dicom2nifti" / "generic" / "compressed_jpeg" / "001"
+    path = sorted(folder.iterdir())[0]
+    ours = Decoder()
+    with pytest.raises(ValueError, match="takes longer than 0 s"):
+        ours.decode(str(path), "", seconds=0)
+    assert ours.decode(str(path), "").shape == (256, 256)
+    ours.close()
 
 
 def test_a_damaged_compressed_slice_is_unreadable(tmp_path, data):
