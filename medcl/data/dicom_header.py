@@ -63,7 +63,9 @@ class Header:
     length: int = 0
     kind: str = ""
     table: bool = False
-    dataset: Dataset | None = None  # of unusual files only; left behind when planes are made
+    dataset: Dataset | None = (
+        None  # of multi-frame objects, without pixels; left behind when planes are made
+    )
 
     def text(self, keyword: str) -> str:
         value = self.values.get(keyword, "")
@@ -163,6 +165,11 @@ def _by_pydicom(path: str) -> Header:
     if kind:
         return Header(path, syntax, values, kind=kind)
     table = bool(dataset.get("ModalityLUTSequence"))
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return Header(path, syntax, values, table=table)
+    for keyword in PIXELS:  # a tree of such files must not be held in memory
+        if keyword in dataset:
+            del dataset[keyword]
     return Header(path, syntax, values, table=table, dataset=dataset)
 
 

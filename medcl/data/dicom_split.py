@@ -17,7 +17,9 @@ from medcl.data.dicom_planes import MARKS, Plane
 from medcl.data.dicom_stack import FEWEST_SLICES, SAME_PLACE_MM, normal_of, same_direction
 from medcl.data.volume import VolumeError
 
-SCOUTS = re.compile(r"\b(loc|locali[sz]er?|scout|survey|topogram|scanogram)", re.IGNORECASE)
+SCOUTS = re.compile(
+    r"(?<![a-z])(loc|locali[sz]ers?|scouts?|survey|topogram|scanogram)(?![a-z])", re.IGNORECASE
+)
 SCOUT_SLICES = 15  # most slices of one orientation of a localiser
 
 

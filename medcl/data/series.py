@@ -99,6 +99,7 @@ def volumes_of(where: str, headers: Sequence[Header], options: Dicom) -> list[Fo
     """The volumes of one series; what is wrong with one stands in its place."""
     try:
         planes, findings = _without_copies(where, _planes(headers))
+        findings += _inverted(where, headers)
         parts = list(split(where, planes, options))
     except VolumeError as error:
         return [Found(tuple(headers), "", error)]
@@ -167,6 +168,13 @@ def _without_copies(where: str, planes: list[Plane]) -> tuple[list[Plane], list[
             )
         copies.append(plane)
     return list(first.values()), _told(where, copies)
+
+
+def _inverted(where: str, headers: Sequence[Header]) -> list[Finding]:
+    if all(h.text("PhotometricInterpretation") != "MONOCHROME1" for h in headers):
+        return []
+    told = f"{where}: high values are meant to be dark (MONOCHROME1); they are kept as stored"
+    return [Finding("inverted", "warning", told, "invert them if other cases are not so")]
 
 
 def _told(where: str, copies: Sequence[Plane]) -> list[Finding]:

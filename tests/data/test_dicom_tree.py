@@ -159,6 +159,7 @@ def test_a_series_of_two_orientations_gives_two_volumes(tmp_path):
     [
         in_planes(AXIAL, CORONAL, SAGITTAL, count=3),
         in_planes(AXIAL, CORONAL, count=2, SeriesDescription="3-plane localizer"),
+        in_planes(AXIAL, CORONAL, count=4, SeriesDescription="t2_loc_multi"),
         in_planes(AXIAL, count=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
     ],
 )
@@ -168,6 +169,17 @@ def test_a_localiser_is_skipped_by_name(tmp_path, slices):
     entries = tree(tmp_path)
     assert (codes(entries["scout"]), entries["scout"].skipped) == (["localiser"], True)
     assert entries["p"].series
+
+
+def test_a_localiser_is_kept_where_the_configuration_says_so(tmp_path):
+    put(tmp_path / "scout", in_planes(AXIAL, CORONAL, SAGITTAL, count=3))
+    kept = tree(tmp_path, localisers="keep")
+    assert sorted(kept) == ["scout_axial", "scout_coronal", "scout_sagittal"]
+
+
+def test_dark_high_values_are_told(tmp_path):
+    put(tmp_path / "p", alike(series_of(4), PhotometricInterpretation="MONOCHROME1"))
+    assert [codes(entry) for entry in tree(tmp_path).values()] == [["inverted"]]
 
 
 def test_a_damaged_file_stops_the_only_series_of_its_folder(tmp_path):
