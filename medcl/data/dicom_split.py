@@ -129,7 +129,7 @@ def _split_places(where: str, planes: list[Plane]) -> list[tuple[str, list[Plane
 
 def _by_mark(where: str, mark: str, parts: dict[str, list[Plane]]) -> list[tuple[str, list[Plane]]]:
     volumes = []
-    for value, part in sorted(parts.items(), key=lambda item: _in_order(item[0])):
+    for value, part in parts.items():
         name = _mark_name(mark, value, list(parts))
         volumes += [
             ("_".join(filter(None, (name, rest))), volume)
@@ -142,13 +142,6 @@ def _useful_marks(planes: Sequence[Plane]) -> list[str]:
     """Known marks in their order, then the dimensions an enhanced object counts."""
     dimensions = sorted({m for plane in planes for m in plane.marks if m.startswith("dimension")})
     return [*MARKS, *dimensions]
-
-
-def _in_order(value: str) -> tuple[float, str]:
-    try:
-        return float(value), value
-    except ValueError:
-        return 0.0, value
 
 
 def _mark_name(mark: str, value: str, values: Sequence[str]) -> str:

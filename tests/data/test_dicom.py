@@ -92,7 +92,7 @@ def test_pet_becomes_uptake_by_body_weight_where_asked(tmp_path, changes, factor
         {"PatientWeight": 0},
         {"DecayCorrection": "NONE"},
         {"CorrectedImage": ["DECY"]},
-        {"SeriesTime": "110000"},
+        {"SeriesTime": "004501"},
         {"RadiopharmaceuticalInformationSequence": []},
     ],
 )

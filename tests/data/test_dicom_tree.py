@@ -7,6 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from medcl.config import Dicom, Source
+from medcl.data.dicom_header import read_header
 from medcl.data.sources import Entry, list_entries
 
 AXIAL, CORONAL, SAGITTAL = [1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]
@@ -113,6 +114,25 @@ def test_a_private_b_value_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("by_time", [True, False])
+def test_a_value_that_gives_whole_volumes_is_preferred(tmp_path):
+    """The echo time changes in the middle of each volume, the flip angle between them."""
+    slices = [*alike(series_of(8), FlipAngle="5"), *alike(series_of(8), FlipAngle="20")]
+    for index, ds in enumerate(slices):
+        ds.EchoTime = "2" if index in (0, 1, 2, 3, 4, 5, 12, 13, 14, 15) else "4"
+    put(tmp_path / "p", slices)
+    assert sorted(tree(tmp_path)) == ["p_flip20", "p_flip5"]
+
+
+def test_the_thousand_million_that_some_add_to_a_b_value_is_left_out(tmp_path):
+    parts = [series_of(4), alike(series_of(4))]
+    for value, part in zip((1_000_000_700, 0), parts, strict=True):
+        for ds in part:
+            block = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
+            block.add_new(0x39, "IS", [value, 8, 0, 0])
+    put(tmp_path / "p", [*parts[0], *parts[1]])
+    assert sorted(tree(tmp_path)) == ["p_b0", "p_b700"]
+
+
 def test_time_points_without_a_tag_follow_the_instance_numbers(tmp_path, by_time):
     parts = [series_of(4), alike(series_of(4), RescaleIntercept=0)]
     for time, part in enumerate(parts):
@@ -265,6 +285,18 @@ def test_a_long_private_header_and_nested_sequences_are_passed_over(tmp_path):
     put(tmp_path / "p", slices)
     (entry,) = tree(tmp_path).values()
     assert entry.series.decode().shape == (3, 2, 4)
+    assert all(plane.header.offset for plane in entry.series.stack.planes)  # no slow reader
+
+
+@pytest.mark.parametrize("length", range(64_900, 65_200, 12))
+def test_a_value_at_the_end_of_what_is_read_first_is_read_whole(tmp_path, length):
+    (ds,) = series_of(1)
+    ds.private_block(0x0019, "OURS", create=True).add_new(0x10, "OB", b"\1" * length)
+    ds.save_as(tmp_path / "1", enforce_file_format=True)
+    header = read_header(tmp_path / "1")
+    assert header.values["ImagePositionPatient"] == (10, 20, 30)
+    assert header.values["ImageOrientationPatient"] == (0.8, 0.6, 0, 0, 0, -1)
+    assert header.text("SeriesInstanceUID") == "1.2.3"
 
 
 def test_overlays_in_unused_bits_are_not_values(tmp_path):
