@@ -113,7 +113,6 @@ def test_a_private_b_value_is_read(tmp_path):
     assert sorted(tree(tmp_path)) == ["p_b400", "p_b50"]
 
 
-@pytest.mark.parametrize("by_time", [True, False])
 def test_a_value_that_gives_whole_volumes_is_preferred(tmp_path):
     """The echo time changes in the middle of each volume, the flip angle between them."""
     slices = [*alike(series_of(8), FlipAngle="5"), *alike(series_of(8), FlipAngle="20")]
@@ -133,6 +132,7 @@ def test_the_thousand_million_that_some_add_to_a_b_value_is_left_out(tmp_path):
     assert sorted(tree(tmp_path)) == ["p_b0", "p_b700"]
 
 
+@pytest.mark.parametrize("by_time", [True, False])
 def test_time_points_without_a_tag_follow_the_instance_numbers(tmp_path, by_time):
     parts = [series_of(4), alike(series_of(4), RescaleIntercept=0)]
     for time, part in enumerate(parts):
