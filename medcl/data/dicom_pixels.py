@@ -20,10 +20,10 @@ from medcl.data.dicom_planes import Plane
 from medcl.data.volume import VolumeError
 
 INT16 = np.iinfo(np.int16)
-# Not compressed, or by run lengths or deflate: decoded in this process by Python.
+# Not compressed, or by deflate: read in this process by Python.
 OWN = {
     *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"),
-    *("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"),
+    "1.2.840.10008.1.2.1.99",
 }
 SIGNED, UNSIGNED = np.dtype("<i2"), np.dtype("<u2")
 
