@@ -48,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MedclError as error:
         print(f"medcl {called}: {error}", file=sys.stderr)
         return 1
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(f"medcl {called}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         return 1
     return 0

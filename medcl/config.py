@@ -28,6 +28,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[Positive, Positive, Positive]
 Voxels = tuple[Count, Count, Count]
+Modality = Literal["CT", "MR", "PET", "US", "other"]
 
 
 class ConfigError(MedclError):
@@ -48,14 +49,29 @@ S = TypeVar("S", bound=BaseModel)
 class Source(Section):
     """One place files come from."""
 
-    layout: Literal["files", "folders", "csv", "msd", "dicom"] = Field(
+    layout: Literal["files", "folders", "csv", "msd", "nnunet", "bids", "nnssl", "dicom"] = Field(
         description="files: every image of a folder is a case; folders: patterns with {subject} "
         "and optionally {visit}; csv: a table with columns subject, image, label; msd: a folder "
-        "with dataset.json; dicom: a tree with series in any order, each volume a case"
+        "with dataset.json; nnunet: nnU-Net's raw folder; bids: a BIDS dataset; nnssl: a "
+        "pretrain_data.json; dicom: a tree with series in any order, each volume a case"
     )
     path: str = Field(".", description="folder or table, relative to the dataset's root")
-    images: str | None = Field(None, description="folders: pattern of the images")
-    labels: str | None = Field(None, description="folders: pattern of the label maps")
+    images: str | None = Field(
+        None,
+        description="folders: pattern of the images; dicom: pattern of the series' folders (`*` "
+        "crosses folders), all if absent; bids: suffix, entities before it, such as "
+        "acq-highres_T1w; nnssl: pattern of the `modality`, all if absent",
+    )
+    labels: str | None = Field(
+        None,
+        description="folders: pattern of the labels (label maps, RTSTRUCT or DICOM-SEG objects); "
+        "with {class}, one mask file per class; dicom: pattern of the RTSTRUCT and DICOM-SEG "
+        "objects to use, `*` for all, each for the series it was drawn on; bids: suffix of the "
+        "derivatives, such as manual/dseg, or label-*_mask for one mask file per class",
+    )
+    channel: int | str | None = Field(
+        None, description="nnunet: name or number of the channel to use, if there are several"
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="csv: our column name -> the table's column name"
     )
@@ -142,15 +158,32 @@ class Dataset(Section):
         ".", description="folder the sources are relative to, seen from the working folder"
     )
     sources: list[Source] = Field(min_length=1, description="where the files come from")
-    modality: Literal["CT", "MR", "PET", "US", "other"] = Field(
-        description="decides the intensity rule"
-    )
+    modality: Modality = Field(description="decides the intensity rule")
     classes: dict[str, Count] = Field(
         min_length=1,
         description="name of each class -> its value in the label maps; 0 is background",
     )
     labels: Literal["optional", "required"] = Field(
         "optional", description="optional: an image without a label joins the unlabelled pool"
+    )
+    structures: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="class -> names of its structures in RTSTRUCT, DICOM-SEG or mask files; `*` "
+        "stands for anything, letter case for nothing; a class's own name if absent. Where classes "
+        "overlap, the one that stands later in `classes` wins",
+    )
+    ignored_structures: list[str] = Field(
+        default_factory=list,
+        description="names of structures that are known and not wanted, though they look like a "
+        "missing one",
+    )
+    fraction: Share = Field(
+        0.5, description="of a fractional DICOM-SEG, from which on a voxel belongs to the segment"
+    )
+    label_grid: Literal["image", "any"] = Field(
+        "image",
+        description="image: labels lie on the voxels of their image; any: others are resampled "
+        "(linear interpolation of each label, the largest wins), with a warning",
     )
     subjects: Literal["known", "unknown"] = Field(
         "known", description="unknown: cases are treated as subjects, and the report says so first"
@@ -168,6 +201,17 @@ class Dataset(Section):
             raise ValueError("label values must be at most 255")
         return classes
 
+    @model_validator(mode="after")
+    def structures_belong_to_classes(self) -> Dataset:
+        for label, names in self.structures.items():
+            if label not in self.classes:
+                raise ValueError(
+                    f"structures.{label}: no such class{_suggest(label, list(self.classes))}"
+                )
+            if not names:
+                raise ValueError(f"structures.{label}: needs at least one name")
+        return self
+
 
 # --------------------------------------------------------------------------------- the study
 
@@ -176,7 +220,9 @@ class Split(Section):
     """Who is held out. Counts are subjects; a share is of the labelled subjects."""
 
     test: Count | Share | list[str] = Field(
-        0.25, description="test subjects: number, share or names"
+        0.25,
+        description="test subjects: number, share or names; a share is of the labelled "
+        "subjects and moves when labels come or go",
     )
     validation: Count | list[str] = Field(
         4, description="validation subjects; a run with n labels uses the first max(2, n) of them"
@@ -231,7 +277,7 @@ class Pretrain(Training):
 class Finetune(Training):
     """Supervised training on the labelled subset."""
 
-    steps: Count | dict[Count, Count] = Field(
+    steps: Count | Annotated[dict[Count, Count], Field(min_length=1)] = Field(
         300, description="optimiser steps; or a mapping: from this many labels on -> steps"
     )
     foreground: Share = Field(
@@ -286,7 +332,9 @@ class Study(Section):
     study: Name = Field(description="name; results go to results/<study>")
     dataset: Dataset = Field(description="a file in config/datasets, or its content")
     root: str | None = Field(None, description="overrides the dataset's root (--config root=PATH)")
-    results: str = Field("results", description="folder of the results")
+    results: Annotated[str, Field(pattern=r"^[^\s'\"]+$")] = Field(
+        "results", description="folder of the results; no spaces or quotes in its name"
+    )
     split: Split = Field(default_factory=Split, description="who is held out")
     network: Network = Field(default_factory=Network, description="the network every arm shares")
     arms: dict[Name, Arm] = Field(
@@ -345,7 +393,10 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
     dataset_file = file
     if isinstance(raw.get("dataset"), str):
         dataset_file = _find(raw["dataset"])
-        raw = {**raw, "dataset": _read(dataset_file, asked_by=f"{file}: dataset")}
+        try:
+            raw = {**raw, "dataset": _read(dataset_file, asked_by=f"{file}: dataset")}
+        except ConfigError as error:
+            problems.append(str(error))
     dataset = raw.get("dataset")
     if isinstance(dataset, Mapping):
         if raw.get("root") is not None:
@@ -358,6 +409,8 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
         study = Study.model_validate(raw)
     except ValidationError as error:
         for line in _problems(Study, error):
+            if line.startswith("dataset: ") and problems:
+                continue  # said already: its file could not be read
             in_dataset = line.startswith("dataset.") and dataset_file != file
             problems.append(
                 f"{dataset_file}: {line.removeprefix('dataset.')}"
@@ -378,7 +431,12 @@ def load_section(model: type[S], text_or_file: str) -> S:
     except OSError:  # text longer than a file name may be
         is_file = False
     file = text_or_file if is_file else "settings"
-    raw = _read(text_or_file) if is_file else yaml.safe_load(text_or_file)
+    try:
+        raw = _read(text_or_file) if is_file else yaml.safe_load(text_or_file)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"settings: not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(raw, str):
+        raise ConfigError(f"{raw}: no such file")
     try:
         return model.model_validate(raw or {})
     except ValidationError as error:

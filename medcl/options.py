@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -59,6 +60,11 @@ def model_of(kind: type) -> type[BaseModel]:
             continue
         required = parameter.default is inspect.Parameter.empty
         default = ... if required else parameter.default
+        if name not in hints:
+            raise MedclError(
+                f"{kind.__module__}.{kind.__name__}: argument `{name}` has no annotation; give it "
+                "one, because it checks the configuration"
+            )
         fields[name] = (hints[name], Field(default, description=texts.get(name)))
     return create_model(kind.__name__, __config__=ConfigDict(extra="forbid"), **fields)
 
@@ -92,10 +98,11 @@ def _from_file(name: str, what: str) -> type:
         raise MedclError(
             f"{what} {name}: no file {file}; the path is relative to the working folder"
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"medcl_user_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     found = getattr(module, class_name, None)
     if not isinstance(found, type):

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from medcl.config import ConfigError, Study, load_study
-from medcl.files import write_text, write_yaml
+from medcl.files import sha256_of, write_text, write_yaml
 
 
 def use_this_interpreter() -> None:
@@ -131,6 +131,26 @@ class Flow:
     def dataset(self, wildcards: Any) -> str:
         return _text(self.study.dataset)
 
+    def sources(self, wildcards: Any) -> str:
+        """The dataset without what only the plan reads."""
+        return _text(self.study.dataset, without={"plan"})
+
+    def fingerprint(self, wildcards: Any) -> str:
+        """Hash of names, sizes and times of the source files: changed data are ingested again.
+
+        Empty for a generated dataset, whose files are the output of a rule.
+        """
+        if self.study.dataset.phantom:
+            return ""
+        root = Path(self.study.dataset.root)
+        found = []
+        for place in sorted({str(root / source.path) for source in self.study.dataset.sources}):
+            files = [place] if Path(place).is_file() else _files_below(place)
+            for file in files:
+                status = os.stat(file)
+                found.append([file, status.st_size, status.st_mtime_ns])
+        return sha256_of(found)
+
     def phantom(self, wildcards: Any) -> str:
         return _text(self.study.dataset.phantom)
 
@@ -180,6 +200,10 @@ def flow(
         from snakemake.exceptions import WorkflowError
 
         raise WorkflowError(f"the configuration has problems:\n{error}") from None
+
+
+def _files_below(folder: str) -> list[str]:
+    return sorted(os.path.join(here, name) for here, _, names in os.walk(folder) for name in names)
 
 
 def _text(section: BaseModel | None, without: set[str] | None = None) -> str:

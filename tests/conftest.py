@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+from micro import micro_study, snakemake
 
 install_import_hook("medcl", "typechecker.check")
 
@@ -23,4 +24,12 @@ def data(request: pytest.FixtureRequest) -> Path:
         if request.config.getoption("--require-data"):
             pytest.fail(reason)
         pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the finished micro study."""
+    folder = tmp_path_factory.mktemp("finished")
+    snakemake("--cores", "2", "--configfile", micro_study(folder), cwd=folder)
     return folder

@@ -1,32 +1,15 @@
 """The workflow as a user runs it: what is planned, what is refused, what a cluster job sees."""
 
-import copy
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from micro import MICRO, ROOT, micro_study, snakemake
 
 from medcl import workflow
 from medcl.config import ConfigError, load_study
 
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 RULES = ["phantom", "ingest", "split", "plan", "preprocess", "pretrain", "finetune", "predict"]
 RULES += ["evaluate", "report"]
-CLEAN = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
-
-
-def snakemake(*arguments: str, cwd: Path = ROOT, check: bool = True) -> subprocess.CompletedProcess:
-    """Run Snakemake from an un-activated environment."""
-    command = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=CLEAN, capture_output=True, text=True, check=False)
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def planned(*arguments: str, cwd: Path = ROOT) -> dict[str, int]:
@@ -41,32 +24,12 @@ def planned(*arguments: str, cwd: Path = ROOT) -> dict[str, int]:
     return jobs
 
 
-MICRO = {
-    "study": "micro",
-    "dataset": "config/datasets/phantom.yaml",
-    "split": {"test": 2, "validation": 2},
-    "network": {"name": "unet", "width": 2},
-    "arms": {"scratch": {}, "mae": {"pretrain": {"objective": "mae", "steps": 3, "batch": 1}}},
-    "labelled": [1],
-    "replicates": 1,
-    "finetune": {"steps": 3, "batch": 1, "validate_every": 3},
-    "predict": {"overlap": 0.0},
+MICRO_DATASET = {
+    "name": "mine",
+    "modality": "MR",
+    "classes": {"liver": 1},
+    "sources": [{"layout": "files"}],
 }
-
-
-def write(folder: Path, changes: dict, name: str = "micro.yaml") -> str:
-    """The micro study with some keys changed, as a file."""
-    study = copy.deepcopy(MICRO) | changes
-    (folder / name).write_text(yaml.safe_dump(study))
-    return str(folder / name)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with the finished micro study."""
-    folder = tmp_path_factory.mktemp("finished")
-    snakemake("--cores", "2", "--configfile", write(folder, {}), cwd=folder)
-    return folder
 
 
 # ------------------------------------------------------------------------------ what is planned
@@ -82,9 +45,7 @@ def test_the_finished_study_has_an_answer_and_plans_nothing_more(finished: Path)
     results = finished / "results" / "micro"
     assert "<html" in (results / "report.html").read_text()[:500].lower()
     header, *rows = (results / "comparison.csv").read_text().splitlines()
-    assert header == (
-        "arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status"
-    )
+    assert header == ("arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status")
     assert [row.split(",")[0] for row in rows] == ["scratch", "mae"]
     assert planned("--configfile", str(finished / "micro.yaml"), cwd=finished) == {}
 
@@ -104,12 +65,23 @@ def test_the_finished_study_has_an_answer_and_plans_nothing_more(finished: Path)
 def test_growing_a_study_plans_only_what_is_new(
     finished: Path, tmp_path: Path, changes: dict, expected: dict
 ) -> None:
-    jobs = planned("--configfile", write(tmp_path, changes), cwd=finished)
+    jobs = planned("--configfile", micro_study(tmp_path, **changes), cwd=finished)
     assert jobs == expected | {"report": 1, "all": 1}
 
 
+def test_changed_source_files_are_ingested_again(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.nii").write_bytes(b"1")
+    dataset = MICRO_DATASET | {"root": str(tmp_path / "scans")}
+    flow = workflow.Flow(load_study(MICRO | {"dataset": dataset}))
+    before = flow.fingerprint(None)
+    assert flow.fingerprint(None) == before
+    (tmp_path / "scans" / "b.nii").write_bytes(b"2")
+    assert flow.fingerprint(None) != before
+
+
 def test_a_users_file_with_one_arm_plans_one_arm(tmp_path: Path) -> None:
-    file = write(tmp_path, {"arms": {"scratch": {}}, "study": "other"})
+    file = micro_study(tmp_path, arms={"scratch": {}}, study="other")
     jobs = planned("--configfile", file, cwd=tmp_path)
     assert jobs["finetune"] == 1
     assert "pretrain" not in jobs
@@ -117,10 +89,9 @@ def test_a_users_file_with_one_arm_plans_one_arm(tmp_path: Path) -> None:
 
 def test_a_second_dataset_needs_one_new_yaml(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
-        "name: mine\nroot: scans\nmodality: CT\nclasses: {liver: 1}\n"
-        "sources: [{layout: files}]\n"
+        "name: mine\nroot: scans\nmodality: CT\nclasses: {liver: 1}\nsources: [{layout: files}]\n"
     )
-    jobs = planned("--configfile", write(tmp_path, {"dataset": "mine.yaml"}), cwd=tmp_path)
+    jobs = planned("--configfile", micro_study(tmp_path, dataset="mine.yaml"), cwd=tmp_path)
     assert jobs["ingest"] == jobs["report"] == 1
     assert "phantom" not in jobs
 
@@ -132,7 +103,7 @@ def test_every_shipped_study_can_be_planned(file: Path, tmp_path: Path) -> None:
 
 def test_the_slurm_profile_asks_for_gpus_memory_and_time(tmp_path: Path) -> None:
     done = snakemake(
-        "-n", "--workflow-profile", "slurm", "--configfile", write(tmp_path, {}), cwd=tmp_path
+        "-n", "--workflow-profile", "slurm", "--configfile", micro_study(tmp_path), cwd=tmp_path
     )
     part = done.stdout.partition("rule pretrain:")[2].partition("rule ")[0]
     assert "gpu=1" in part
@@ -144,7 +115,7 @@ def test_the_slurm_profile_asks_for_gpus_memory_and_time(tmp_path: Path) -> None
 
 
 def test_problems_of_the_configuration_are_shown_all_at_once(tmp_path: Path) -> None:
-    file = write(tmp_path, {"labelled": [1, 1], "finetune": {"step": 1}})
+    file = micro_study(tmp_path, labelled=[1, 1], finetune={"step": 1})
     done = snakemake("-n", "--configfile", file, cwd=tmp_path, check=False)
     assert done.returncode != 0
     said = done.stdout + done.stderr
@@ -185,6 +156,13 @@ def test_more_pretraining_seeds_change_no_section_of_those_that_exist() -> None:
     assert section(1) == section(3)
 
 
+def test_snakemakes_own_report_is_made_offline(finished: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    study = ["--configfile", str(finished / "micro.yaml")]
+    snakemake("--report", str(page), *study, cwd=finished)
+    assert "Answer" in page.read_text()
+
+
 # ------------------------------------------------------------------------------------- clusters
 
 SBATCH = """#!/bin/bash
@@ -198,19 +176,15 @@ echo $$
 
 @pytest.mark.slow
 def test_a_cluster_job_needs_neither_our_environment_nor_our_folder(
-    finished: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    shutil.copytree(finished / "results", tmp_path / "results", symlinks=True)
-    for name in ("report.html", "comparison.csv"):
-        (tmp_path / "results" / "micro" / name).unlink()
-    shutil.rmtree(tmp_path / "results" / "micro" / "finetune")
     sbatch = tmp_path / "sbatch"
     sbatch.write_text(SBATCH.replace("{log}", str(tmp_path)))
     sbatch.chmod(0o755)
     snakemake(
         *("--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(sbatch)),
-        *("--jobs", "2", "--latency-wait", "20", "--rerun-triggers", "mtime"),
-        *("--workflow-profile", "none", "--configfile", write(tmp_path, {})),
+        *("--jobs", "2", "--latency-wait", "20"),
+        *("--workflow-profile", "none", "--configfile", micro_study(tmp_path)),
         cwd=tmp_path,
     )
     assert (tmp_path / "results" / "micro" / "report.html").exists()

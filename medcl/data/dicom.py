@@ -170,7 +170,7 @@ def read_series(folder: str | Path, options: Dicom = DEFAULT) -> Series:
     if damaged:
         raise damaged[0]
     if not files.images and files.others:
-        kinds = ", ".join(sorted(set(files.others.values())))
+        kinds = ", ".join(sorted({header.kind for header in files.others.values()}))
         raise VolumeError(
             "not_an_image", f"{folder}: holds no image, only {kinds}", "nothing to do"
         )
@@ -208,7 +208,7 @@ def as_series(folder: Path, found: Found, notes: Iterable[Finding], options: Dic
 def judge_rest(folder: Path, files: Files) -> tuple[list[Finding], list[VolumeError]]:
     """What is no slice, as notes; files that may have been slices, as errors."""
     endings = {_ending(os.path.basename(header.path)) for header in files.images}
-    errors, skipped = [], {path: kind for path, kind in files.others.items()}
+    errors, skipped = [], {path: header.kind for path, header in files.others.items()}
     for path, error in files.damaged.items():
         ending = _ending(path.name)
         if error.damaged and (

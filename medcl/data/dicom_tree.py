@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,30 +18,28 @@ from medcl.config import Dicom
 from medcl.data.checks import Finding
 from medcl.data.dicom import ENDINGS, Series, as_series, judge_rest
 from medcl.data.dicom_header import Header
-from medcl.data.series import Found, group, read_files, uids_of, volumes_of
+from medcl.data.series import Files, Found, group, uids_of, volumes_of
 from medcl.data.volume import VolumeError
 
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """One volume of a tree under its name, or what is wrong with it."""
+    """One volume of a tree under its name, or what is wrong with it. `uid`: of its series."""
 
     name: str
     folder: Path
+    uid: str = ""
     series: Series | None = None
     problem: VolumeError | None = None
 
 
-def read_tree(
-    root: Path, folders: Iterable[tuple[Path, list[Path]]], options: Dicom
-) -> list[Input]:
-    """Every volume among the files of `folders`, all below `root`; each header is read once."""
+def read_tree(root: Path, folders: Mapping[Path, Files], options: Dicom) -> list[Input]:
+    """Every volume among the files of `folders`, all below `root`."""
     images: list[Header] = []
     rest: dict[Path, tuple[list[Finding], list[VolumeError]]] = {}
-    for folder, paths in folders:
-        files = read_files(paths)
+    for folder, files in folders.items():
         images += files.images
-        if files.images or any(_looks_like_dicom(path, files.damaged) for path in paths):
+        if holds_dicom(files):
             rest[folder] = judge_rest(folder, files)
     series = group(images)
     of_folder: dict[Path, list[int]] = defaultdict(list)
@@ -79,11 +77,12 @@ def read_tree(
         else:
             found += [(number, item) for item in _volumes(headers, options)]
     for name, (number, item) in zip(_names(root, found), found, strict=True):
+        uid = item.headers[0].text("SeriesInstanceUID")
         if isinstance(item.result, VolumeError):
-            inputs.append(Input(name, item.folder, problem=item.result))
+            inputs.append(Input(name, item.folder, uid, problem=item.result))
         else:
             made = as_series(item.folder, item, notes[number], options)
-            inputs.append(Input(name, item.folder, made))
+            inputs.append(Input(name, item.folder, uid, made))
     return sorted(inputs, key=lambda item: item.name)
 
 
@@ -111,8 +110,11 @@ def _parts(series: list[list[Header]]) -> Iterator[tuple[int, list[Header]]]:
                 break
 
 
-def _looks_like_dicom(path: Path, damaged: dict) -> bool:
-    return path not in damaged or damaged[path].marked or path.suffix.lower() in ENDINGS
+def holds_dicom(files: Files) -> bool:
+    """Whether any of the files is DICOM, or looks as if it had been."""
+    return bool(files.images or files.others) or any(
+        error.marked or path.suffix.lower() in ENDINGS for path, error in files.damaged.items()
+    )
 
 
 def _beside(

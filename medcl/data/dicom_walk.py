@@ -37,6 +37,7 @@ WANTED = {
     "InstanceNumber": (0x00200013, "n"),
     "ImagePositionPatient": (0x00200032, "n"),
     "ImageOrientationPatient": (0x00200037, "n"),
+    "FrameOfReferenceUID": (0x00200052, "s"),
     "TemporalPositionIdentifier": (0x00200100, "n"),
     "SamplesPerPixel": (0x00280002, "u"),
     "PhotometricInterpretation": (0x00280004, "s"),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medcl.config import Dicom
@@ -29,8 +29,13 @@ class Files:
     """What lies in some folders: images, other objects and files that cannot be read."""
 
     images: list[Header] = field(default_factory=list)
-    others: dict[Path, str] = field(default_factory=dict)
+    others: dict[Path, Header] = field(default_factory=dict)
     damaged: dict[Path, NotDicomError] = field(default_factory=dict)
+
+    def without(self, paths: Collection[Path]) -> Files:
+        """The same without some of the other objects."""
+        left = {path: header for path, header in self.others.items() if path not in paths}
+        return replace(self, others=left)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +66,7 @@ def read_files(paths: Sequence[Path]) -> Files:
             files.damaged[path] = NotDicomError(reason(error), damaged=True)
         else:
             if header.kind:
-                files.others[path] = header.kind
+                files.others[path] = header
             else:
                 files.images.append(header)
     return files

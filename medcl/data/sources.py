@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import csv
 import difflib
+import fnmatch
 import glob
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medcl.config import Dicom, Source
+from medcl.data.bids import bids
 from medcl.data.cases import COLUMNS
 from medcl.data.checks import Finding
-from medcl.data.dicom import DEFAULT, Series, is_dicom
-from medcl.data.dicom_tree import read_tree
-from medcl.data.series import SKIPPED
+from medcl.data.dicom import DEFAULT, is_dicom
+from medcl.data.dicom_tree import holds_dicom, read_tree
+from medcl.data.entries import Entry
+from medcl.data.entries import case_name as _name
+from medcl.data.entries import lonely_label as _lonely
+from medcl.data.entries import not_used as _not_used
+from medcl.data.entries import skipped_file as _skipped
+from medcl.data.entries import suffix_of as _suffix
+from medcl.data.entries import visible_files as _visible
+from medcl.data.entries import walk as _walk
+from medcl.data.layouts import nnssl, nnunet
+from medcl.data.pairing import Pairing, pair
+from medcl.data.series import SKIPPED, read_files
 from medcl.data.volume import SUFFIXES
 from medcl.errors import MedclError
 from medcl.files import read_json
@@ -31,31 +43,6 @@ from medcl.files import read_json
 MODALITIES = ("CT", "MR", "PET", "US", "other")
 TABLE_COLUMNS = ("case", "subject", "visit", "image", "label", "modality")
 TABLES = (".csv", ".tsv")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One input. `image` is a file or a folder with a DICOM series, `series` its headers if read.
-
-    subject None: the DICOM header or the case name says. modality None: header or dataset say.
-    """
-
-    case: str
-    image: str | None
-    source: str
-    label: str | None = None
-    subject: str | None = None
-    visit: str = ""
-    modality: str | None = None
-    channels: int = 1
-    extra: dict[str, str] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
-    skipped: bool = False
-    series: Series | None = None
-
-    def but(self, *findings: Finding, skipped: bool = False) -> Entry:
-        """The same entry with more findings."""
-        return replace(self, findings=(*self.findings, *findings), skipped=skipped or self.skipped)
 
 
 def list_entries(sources: Iterable[Source], root: str = ".", dicom: Dicom = DEFAULT) -> list[Entry]:
@@ -88,20 +75,25 @@ def list_entries(sources: Iterable[Source], root: str = ".", dicom: Dicom = DEFA
     return _refuse_duplicates(entries)
 
 
-def guess_sources(path: Path) -> list[Source]:
-    """The layout of a folder or file nobody described; paths are seen from the working folder."""
+def guess_sources(path: Path, *, labels: bool = True) -> list[Source]:
+    """The layout of a folder or file nobody described; paths are seen from the working folder.
+
+    `labels`: use objects of a DICOM tree that mark structures.
+    """
     if not path.exists():
         raise MedclError(f"{path}: no such file or folder; check --source")
     text = str(path)
     if path.is_file():
         return [_source(layout="csv" if path.suffix.lower() in TABLES else "files", path=text)]
+    if (path / "pretrain_data.json").is_file():
+        return [_source(layout="nnssl", path=text)]
     if (path / "dataset.json").is_file():
         return [_source(layout="msd", path=text)]
-    for images, labels in (("imagesTr", "labelsTr"), ("images", "labels")):
-        if (path / images).is_dir() and (path / labels).is_dir():
-            return [_guess_folders(path, images, labels)]
+    for images, maps in (("imagesTr", "labelsTr"), ("images", "labels")):
+        if (path / images).is_dir() and (path / maps).is_dir():
+            return [_guess_folders(path, images, maps)]
     if any(_holds_dicom(files) for _, files in _walk(path)):
-        return [_source(layout="dicom", path=text)]
+        return [_source(layout="dicom", path=text, labels="*" if labels else None)]
     return [_source(layout="files", path=text)]
 
 
@@ -161,48 +153,57 @@ def _folders(source: Source, path: Path, where: str) -> Iterator[Entry]:
             "such as images/{subject}.nii.gz"
         )
     images = _match(path, source.images, f"{where}.images")
-    labels = _match(path, source.labels, f"{where}.labels") if source.labels else []
+    labels = (
+        _match(path, source.labels, f"{where}.labels", ("subject", "visit", "class"))
+        if source.labels
+        else []
+    )
     if source.labels and ("{visit}" in source.images) != ("{visit}" in source.labels):
         raise MedclError(f"{where}: {{visit}} stands in one of images and labels; use it in both")
     label_of = defaultdict(list)
-    for key, file in labels:
-        label_of[key].append(str(file))
-    for (subject, visit), file in images:
-        matched = label_of.pop((subject, visit), [None]) if source.labels else [None]
+    for key, file, structure in labels:
+        label_of[key].append((structure, str(file)))
+    masks = "{class}" in (source.labels or "")
+    for (subject, visit), file, _ in images:
+        matched = label_of.pop((subject, visit), [])
         entry = Entry(
             _name(f"{subject}_{visit}" if visit else subject),
             str(file),
             source.path,
-            matched[0],
+            matched[0][1] if matched else None,
             subject,
             visit,
+            parts=tuple(matched) if masks else (),
         )
-        if len(matched) > 1:
+        if len(matched) > 1 and not masks:
             several = Finding(
                 "several_labels",
                 "error",
-                f"{file}: {len(matched)} labels match, {', '.join(map(str, matched))}",
+                f"{file}: {len(matched)} labels match, {', '.join(path for _, path in matched)}",
                 "make the pattern of the labels narrower",
             )
             entry = entry.but(several)
         yield entry
     for (subject, visit), files in label_of.items():
         name = _name(f"{subject}_{visit}" if visit else subject)
-        for label in files:
+        for _, label in files[:1] if masks else files:
             yield Entry(name, None, source.path, label, subject, visit).but(_lonely(label))
-    yield from _not_used({file for _, file in (*images, *labels)}, source)
+    yield from _not_used({file for _, file, _ in (*images, *labels)}, source)
 
 
-def _match(root: Path, pattern: str, where: str) -> list[tuple[tuple[str, str], Path]]:
-    """((subject, visit), path) of all that match, sorted by path."""
-    wrong = [name for name in re.findall(r"{(.*?)}", pattern) if name not in ("subject", "visit")]
+def _match(
+    root: Path, pattern: str, where: str, names: Sequence[str] = ("subject", "visit")
+) -> list[tuple[tuple[str, str], Path, str]]:
+    """((subject, visit), path, class) of all that match, sorted by path."""
+    wrong = [name for name in re.findall(r"{(.*?)}", pattern) if name not in names]
     if wrong or "{subject}" not in pattern or "**" in pattern:
+        others = " and ".join(f"{{{name}}}" for name in names[1:])
         raise MedclError(
-            f"{where}: '{pattern}' must hold {{subject}}, may hold {{visit}} and *, nothing else"
+            f"{where}: '{pattern}' must hold {{subject}}, may hold {others} and *, nothing else"
         )
     wild, regex, seen = "", "", set()
-    for part in re.split(r"({subject}|{visit}|\*)", pattern.removeprefix("./")):
-        if part in ("{subject}", "{visit}"):
+    for part in re.split(r"({subject}|{visit}|{class}|\*)", pattern.removeprefix("./")):
+        if part in ("{subject}", "{visit}", "{class}"):
             name = part.strip("{}")
             wild += "*"
             regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
@@ -214,7 +215,9 @@ def _match(root: Path, pattern: str, where: str) -> list[tuple[tuple[str, str], 
     for path in sorted(root.glob(wild)):
         text = path.relative_to(root).as_posix()
         if (match := re.fullmatch(regex, text)) and not path.name.startswith("."):
-            found.append(((match["subject"], match.groupdict().get("visit") or ""), path))
+            values = match.groupdict()
+            key = (values["subject"], values.get("visit") or "")
+            found.append((key, path, values.get("class") or ""))
     return found
 
 
@@ -287,7 +290,7 @@ def _msd(source: Source, path: Path, where: str) -> Iterator[Entry]:
         content: Any = read_json(table)
         names = content.get("modality") or content.get("channel_names") or {}
         if "training" not in content and "file_ending" in content:
-            yield from _nnunet(source, path, where, content["file_ending"], len(names))
+            yield from nnunet(source, path, where)
             return
         listed = [(item["image"], item["label"]) for item in content["training"]]
         listed += [
@@ -316,61 +319,51 @@ def _msd(source: Source, path: Path, where: str) -> Iterator[Entry]:
     yield from _not_used(used, source)
 
 
-def _nnunet(source: Source, path: Path, where: str, ending: str, channels: int) -> Iterator[Entry]:
-    """nnU-Net's raw folder, whose dataset.json lists no files."""
-    if channels > 1:
-        raise MedclError(
-            f"{where}: {path} stores {channels} files per case; choose one by layout folders, "
-            f"images: imagesTr/{{subject}}_0000{ending}"
-        )
-    for images, labels in (("imagesTr", f"labelsTr/{{subject}}{ending}"), ("imagesTs", None)):
-        pattern = f"{images}/{{subject}}_0000{ending}"
-        raw = _source(layout="folders", path=source.path, images=pattern, labels=labels)
-        yield from _folders(raw, path, where)
-
-
 def _dicom(source: Source, path: Path, where: str, options: Dicom) -> Iterator[Entry]:
-    """Every volume of every series in the tree, in one pass over the headers."""
-    folders = list(_walk(path))
-    volumes = [file for _, files in folders for file in files if _suffix(file.name)]
-    rest = [(f, [file for file in files if not _suffix(file.name)]) for f, files in folders]
-    for found in read_tree(path, rest, options):
-        entry = Entry(found.name, str(found.folder), source.path, series=found.series)
-        if found.problem is None:
+    """Every volume of every series in the tree; objects that mark structures join their series.
+
+    Every header is read once.
+    """
+    volumes: list[Path] = []
+    tree = {}
+    for folder, files in _walk(path):
+        volumes += [file for file in files if _suffix(file.name)]
+        tree[folder] = read_files([file for file in files if not _suffix(file.name)])
+    pairing = pair(tree.values(), path, source.labels) if source.labels else Pairing()
+    chosen = {}
+    for folder, found in tree.items():
+        found = found.without(pairing.files)
+        relative = folder.relative_to(path).as_posix()
+        if not source.images or fnmatch.fnmatchcase(relative, source.images):
+            chosen[folder] = found
+        elif holds_dicom(found):
+            yield _skipped(folder, source)
+    for item in read_tree(path, chosen, options):
+        entry = Entry(item.name, str(item.folder), source.path, series=item.series)
+        entry = replace(entry, **pairing.label_of(item.uid))
+        if item.problem is None:
             yield entry
-        elif found.problem.code in SKIPPED:
-            told = replace(Finding.of(found.problem), severity="info")
+        elif item.problem.code in SKIPPED:
+            told = replace(Finding.of(item.problem), severity="info")
             yield entry.but(told, skipped=True)
         else:
-            yield entry.but(Finding.of(found.problem))
+            yield entry.but(Finding.of(item.problem))
+    for file, finding in pairing.unmatched:
+        name = _name(file.relative_to(path).with_suffix("").as_posix())
+        yield Entry(name, None, source.path, str(file)).but(finding)
     for file in sorted(volumes):
         yield _skipped(file, source)
 
 
-LAYOUTS = {"files": _files, "folders": _folders, "csv": _csv, "msd": _msd}
-
-
-def _not_used(used: set[Path], source: Source) -> Iterator[Entry]:
-    """Volumes that lie beside used ones and belong to no case: said, not passed over."""
-    for folder in sorted({file.parent for file in used}):
-        for file in _visible(folder) if folder.is_dir() else ():
-            if file not in used and _suffix(file.name):
-                yield _skipped(file, source)
-
-
-def _skipped(file: Path, source: Source) -> Entry:
-    reason = f"{file}: belongs to no case of layout {source.layout}"
-    finding = Finding("not_used", "info", reason, "change the pattern or table to use it")
-    return Entry(_name(file.name), str(file), source.path).but(finding, skipped=True)
-
-
-def _lonely(label: str) -> Finding:
-    return Finding(
-        "label_without_image",
-        "error",
-        f"{label}: a label without an image",
-        "supply the image, or remove the label",
-    )
+LAYOUTS = {
+    "files": _files,
+    "folders": _folders,
+    "csv": _csv,
+    "msd": _msd,
+    "nnunet": nnunet,
+    "bids": bids,
+    "nnssl": nnssl,
+}
 
 
 def _with_subject(entry: Entry, source: Source, where: str) -> Entry:
@@ -431,32 +424,5 @@ def _refuse_duplicates(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Folders and their files, sorted, hidden ones left out; links to folders are followed once."""
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield Path(folder), [Path(folder, f) for f in sorted(files) if not f.startswith(".")]
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-
-
 def _holds_dicom(files: list[Path]) -> bool:
     return any(file.suffix.lower() == ".dcm" or is_dicom(file) for file in files)
-
-
-def _suffix(name: str) -> str:
-    """.nii.gz and the like, "" for what is no volume."""
-    return next((s for s in sorted(SUFFIXES, reverse=True) if name.lower().endswith(s)), "")
-
-
-def _name(path: str) -> str:
-    """A case name from a relative path: parts joined by _, without the suffix of a volume."""
-    text = path[: len(path) - len(_suffix(path))]
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-") or "case"

@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped, UInt8
 from medcl.errors import MedclError
 from medcl.files import read_json, replacing, write_json
 
-FORMAT = 1
+FORMAT = 2
 
 Triple = tuple[int, int, int]
 Box = tuple[Triple, Triple]  # first voxel, and the voxel after the last one, of each axis

@@ -25,19 +25,32 @@ class Standardise(nn.Module):
         return F.batch_norm(x, None, None, training=True)
 
 
-def projector(channels: int, width: int) -> nn.Sequential:
+def standardise_row(x: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
+    """Zero mean and unit variance of each row; what InstanceNorm1d does to a matrix of rows."""
+    return F.layer_norm(x, x.shape[1:])
+
+
+class StandardiseRow(nn.Module):
+    """`standardise_row` as a layer."""
+
+    def forward(self, x: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
+        return standardise_row(x)
+
+
+def projector(channels: int, width: int, *, by_row: bool = False) -> nn.Sequential:
     """Three linear layers of `width`, the first two standardised over the rows and rectified.
 
     What is common to all rows is removed, so that embeddings start well apart: normalised by
-    sample instead, VoCo starts with all cosines near 1 and stays there. Call it on all rows of a
-    batch at once, in `compare`.
+    sample instead (`by_row`, as in nnssl), VoCo starts with all cosines near 1 and stays there.
+    Call it on all rows of a batch at once, in `compare`.
     """
+    norm = StandardiseRow if by_row else Standardise
     return nn.Sequential(
         nn.Linear(channels, width, bias=False),
-        Standardise(),
+        norm(),
         nn.ReLU(inplace=True),
         nn.Linear(width, width, bias=False),
-        Standardise(),
+        norm(),
         nn.ReLU(inplace=True),
         nn.Linear(width, width),
     )

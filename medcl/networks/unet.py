@@ -18,12 +18,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medcl.config import Count
+from medcl.contrast.gather import GatheredNorm
+
 Norm = Literal["instance", "batch"]
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORMS: dict[str, dict[int, Any]] = {
     "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
-    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
+    "batch": {2: GatheredNorm, 3: GatheredNorm},
 }
 
 
@@ -33,7 +36,7 @@ class Encoder(nn.Module):
     strides: downsampling of each level along each axis; the first is all ones.
     width: channels of the first level, doubled at each further one
     width_max: most channels of a level
-    norm: instance or batch; instance norm keeps a volume independent of its batch
+    norm: instance or batch (of all devices); instance keeps a volume independent of its batch
     """
 
     def __init__(
@@ -41,8 +44,8 @@ class Encoder(nn.Module):
         channels_in: int,
         strides: Sequence[Sequence[int]],
         *,
-        width: int = 16,
-        width_max: int = 256,
+        width: Count = 16,
+        width_max: Count = 256,
         norm: Norm = "instance",
     ) -> None:
         super().__init__()
@@ -96,8 +99,8 @@ class UNet(Encoder):
         strides: Sequence[Sequence[int]],
         channels_out: int,
         *,
-        width: int = 16,
-        width_max: int = 256,
+        width: Count = 16,
+        width_max: Count = 256,
         norm: Norm = "instance",
     ) -> None:
         super().__init__(channels_in, strides, width=width, width_max=width_max, norm=norm)

@@ -9,12 +9,13 @@ from medcl.config import Voxels
 from medcl.errors import MedclError
 from medcl.networks.unet import UNet
 from medcl.objectives.base import Objective
+from medcl.objectives.dense import Dense
 from medcl.objectives.mae import MAE
 from medcl.objectives.voco import VoCo
 from medcl.options import check, resolve
 from medcl.views.augment import Spacing
 
-OBJECTIVES: dict[str, type[Objective]] = {"mae": MAE, "voco": VoCo}
+OBJECTIVES: dict[str, type[Objective]] = {"dense": Dense, "mae": MAE, "voco": VoCo}
 
 
 def build(
@@ -44,7 +45,7 @@ def _fits(crop: Voxels, network: UNet, name: str) -> None:
     needed = [1] * network.dims
     for stride in network.strides:
         needed = [total * step for total, step in zip(needed, stride, strict=True)]
-    if any(side % step for side, step in zip(crop, needed, strict=True)):
+    if any(side % step for side, step in zip(crop, needed, strict=False)):  # 2-D: of two
         raise MedclError(
             f"objective {name}: crop: {tuple(crop)} voxels are no multiple of {tuple(needed)}, by "
             "which the network goes down; choose another `crop`"

@@ -30,6 +30,10 @@ Terms = dict[str, Tensor | float]  # 0-dim and detached: the loop reads them whe
 class Views(ABC):
     """Which voxels are compared; no weights."""
 
+    def for_step(self, rng: np.random.Generator, index: int) -> Views:
+        """These views for item `index` of a step whose items share `rng`; the same by default."""
+        return self
+
     def groups(self, cases: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
         """Draw the cases of one item; one, unless the task compares several."""
         return (cases[int(rng.integers(len(cases)))],)

@@ -1,9 +1,9 @@
-r"""VoCo v1: predict where a random crop lies from its likeness to the cells of a grid.
+r"""VoCo: predict where a random crop lies from its likeness to the cells of a grid.
 
 The body of a volume is divided into K cells; their embeddings q_k act as class centres. A random
 crop n of the size of a cell lies in cell k by the share l_nk of its volume. With p_nk the mean of
 the two rectified cosines (student's crop, teacher's cell) and (teacher's crop, student's cell), and
-e = 1e-6:
+e = 1e-6, v1 (the default) is:
 
     pos  = sum_nk -l_nk log(1 - |l_nk - p_nk| + e) / (sum_nk l_nk + e)
     neg  = sum_nk 1[l_nk = 0] p_nk^2 / (sum_nk 1[l_nk = 0] + e)
@@ -14,16 +14,25 @@ An embedding is the mean over space of every encoder level, concatenated, throug
 teacher follows the student by an exponential moving average and receives no gradient. Only the
 encoder is trained.
 
+Other forms were published under the same name; `variant` chooses, voco_losses.py has their losses:
+
+    v0     one network and no teacher, the coarsest level alone; cells are constants in pos and neg
+    v2     the teacher is one of the projector alone; cosines (student's crop, teacher's cell); the
+           cells of the batch's next volume, where the teacher's prediction is the share (`inter`)
+    nnssl  as v0 with every level; its projector standardises by sample: starts near a collapse
+
 Reading the log: `pos + neg` at or above `chance`, the best answer that ignores the image, means
-nothing has been learnt (single steps scatter: average many). `zero_logits` near 1 means dead
-rectifiers, and `cell_cosine` near 1 a collapse: in both the gradient is zero and training does not
-recover. With 2 cells along each axis nearly every crop touches all cells, and neg is idle.
+nothing has been learnt (single steps scatter: average many). In v2 they are the published `intra`;
+for nnssl, which sums over the batch, the level is that of one volume. `zero_logits` near 1 means
+dead rectifiers, and `cell_cosine` near 1 a collapse: in both the gradient is zero and training does
+not recover. With 2 cells along each axis nearly every crop touches all cells, and neg is idle.
 
 Source: Wu, Zhuang, Chen, "VoCo: A Simple-yet-Effective Volume Contrastive Learning Framework for 3D
-Medical Image Analysis", CVPR 2024, arXiv:2402.17300.
+Medical Image Analysis", CVPR 2024, arXiv:2402.17300 (v0); the same authors' code (v1) and its
+successor Large-Scale-Medical (v2); Wald et al., ICCV 2025 (nnssl).
 
 Differs from the paper: the teacher and the split into pos and neg are the authors' later code,
-which this follows.
+which v1 follows; v0 is the form of the paper's first code.
 
 Differs from the authors' code: the teacher starts as a copy of the student. It moves after the
 optimiser step instead of between the two forward passes of the next step, which gives the same
@@ -31,7 +40,9 @@ weights. The grid may have any shape, the depth included: l is a share of volume
 the body as it is instead of a volume resized to 384x384x96 (`cells: fixed` gives cells of exactly
 `crop` voxels). Crops are not mirrored by default, because mirrored crops of the left and the right
 look alike: on generated volumes pos + neg fell to 0.09 without mirroring and to 0.16 with it (200
-steps, chance 0.21). Nor are they turned by 90 degrees, which unequal sides do not allow.
+steps, chance 0.21). Nor are they turned by 90 degrees, which unequal sides do not allow. v2 drops
+no whole crops (its one-dimensional dropout does). With several devices, statistics and the next
+volume are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -42,11 +53,12 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl.config import Count, Share, Voxels
+from medcl.contrast.gather import gather_all
 from medcl.contrast.sphere import alignment, collapse_terms
 from medcl.contrast.teacher import Teacher
 from medcl.data.store import Box, StoredVolume, Triple
@@ -54,7 +66,16 @@ from medcl.errors import MedclError
 from medcl.networks.heads import pool, projector
 from medcl.networks.unet import UNet
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
-from medcl.objectives.voco_chance import EPSILON, chance
+from medcl.objectives.voco_chance import chance
+from medcl.objectives.voco_losses import (
+    Variant,
+    cell_regulariser,
+    cosines,
+    next_volume_loss,
+    position_logits,
+    position_loss,
+    rectified,
+)
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.crops import box_at, grid_boxes, overlap_fractions, random_box
 
@@ -68,44 +89,6 @@ AUGMENT = Augment(  # intensity alone; VoCoViews adds mirroring
 Cells = Literal["own", "fixed"]
 
 
-def cosines(a: Float[Tensor, "B n E"], b: Float[Tensor, "B m E"]) -> Float64[Tensor, "B n m"]:
-    """Cosine of every pair, 0 for a zero vector.
-
-    In float32 the gradient at a collapse is rounding noise, which Adam would turn into full steps.
-    """
-    return F.normalize(a.double(), dim=-1) @ F.normalize(b.double(), dim=-1).mT
-
-
-def position_logits(
-    crops_student: Float[Tensor, "B n E"],
-    cells_student: Float[Tensor, "B K E"],
-    crops_teacher: Float[Tensor, "B n E"],
-    cells_teacher: Float[Tensor, "B K E"],
-) -> Float[Tensor, "B n K"]:
-    """Predicted shares p, from 0 to 1; the teacher's vectors are constants."""
-    forth = cosines(crops_student, cells_teacher.detach()).relu()
-    back = cosines(crops_teacher.detach(), cells_student).relu()
-    return (forth + back) / 2
-
-
-def position_loss(
-    p: Float[Tensor, "B n K"], overlaps: Float[Tensor, "B n K"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """pos and neg, averaged over volumes."""
-    outside = (overlaps == 0).to(p)
-    closeness = torch.log(1 - (overlaps - p).abs() + EPSILON)
-    pos = -(overlaps * closeness).sum((1, 2)) / (overlaps.sum((1, 2)) + EPSILON)
-    neg = (outside * p.square()).sum((1, 2)) / (outside.sum((1, 2)) + EPSILON)
-    return pos.mean(), neg.mean()
-
-
-def cell_regulariser(cells: Float[Tensor, "B K E"]) -> Float[Tensor, ""]:
-    """reg, averaged over volumes; of each pair only the earlier cell receives a gradient."""
-    count = cells.shape[1]
-    likeness = cosines(cells, cells.detach()).relu().square().triu(diagonal=1)
-    return (2 / (count * (count - 1)) * likeness.sum((1, 2))).mean()
-
-
 @dataclass(frozen=True)
 class VoCoViews(Views):
     """Cells of a grid over the body and random crops of the size of a cell; `spacing` in mm."""
@@ -116,6 +99,7 @@ class VoCoViews(Views):
     targets: int
     cells: Cells
     mirror: float = 0.0
+    variant: Variant = "v1"
 
     def cell(self, volume: StoredVolume) -> Triple:
         """Voxels of a cell; raises MedclError for a volume that the grid does not fit into."""
@@ -149,7 +133,7 @@ class VoCoViews(Views):
         return {
             "crops": torch.stack([self._read(volume, box) for box in (*targets, *cells)]),
             "overlaps": torch.from_numpy(overlaps),
-            "chance": torch.tensor(chance(self.grid, cell, self.targets)),
+            "chance": torch.tensor(chance(self.grid, cell, self.targets, self.variant)),
         }
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
@@ -184,11 +168,12 @@ def _by_row(module: nn.Module, x: Float[Tensor, "B n E"]) -> Float[Tensor, "B n 
 class VoCo(Objective):
     """Predict where a random crop lies in its volume; see the module's text.
 
+    variant: the published form: v0, v1, v2 or nnssl
     grid: cells along each axis
     crop: voxels each crop is resampled to; the plan's crop if absent
     targets: random crops of a volume
     width: features of the projector's layers
-    momentum: of the teacher; 1 would never move it
+    momentum: of the teacher of v1 and v2; 1 would never move it
     cells: own: the body divided by the grid; fixed: cells of exactly `crop` voxels
     mirror: probability of mirroring a crop along each axis; 0.2 in the authors' code
     """
@@ -201,6 +186,7 @@ class VoCo(Objective):
         network: UNet,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
+        variant: Variant = "v1",
         grid: Voxels = (2, 2, 2),
         crop: Voxels | None = None,
         targets: Count = 4,
@@ -213,47 +199,79 @@ class VoCo(Objective):
             raise MedclError("VoCo: no `crop`; build it with the plan's, or give the voxels")
         if max(grid) < 2:
             raise MedclError(f"VoCo: grid {tuple(grid)} is one cell; use at least two")
-        views = VoCoViews(spacing, grid, crop, targets, cells, mirror)
+        views = VoCoViews(spacing, grid, crop, targets, cells, mirror, variant)
         super().__init__(network, views)
-        self.targets = targets
-        self.project = projector(sum(network.channels), width)
-        self.teacher = Teacher(network, self.project, momentum=momentum)
+        self.targets, self.variant = targets, variant
+        channels = network.channels[-1:] if variant == "v0" else network.channels
+        self.project = projector(sum(channels), width, by_row=variant == "nnssl")
+        self.teacher: Teacher | None = None
+        if variant == "v1":
+            self.teacher = Teacher(self.project, network, momentum=momentum)
+        elif variant == "v2":
+            self.teacher = Teacher(self.project, momentum=momentum)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """student, teacher: pooled features of the targets and the cells, (B, n + K, E)."""
+        """student and, in v1, teacher: pooled features of targets and cells, (B, n + K, E)."""
         crops = batch["crops"].flatten(0, 1)
-        student = pool(self.network.encode(crops))
-        with torch.no_grad():
-            teacher = pool(cast(UNet, self.teacher.copies[0]).encode(crops))
         shape = batch["crops"].shape[:2]
-        return {"student": student.unflatten(0, shape), "teacher": teacher.unflatten(0, shape)}
+        levels = self.network.encode(crops)
+        student = pool(levels[-1:] if self.variant == "v0" else levels)
+        found = {"student": student.unflatten(0, shape)}
+        if self.variant == "v1":
+            assert self.teacher is not None
+            with torch.no_grad():
+                teacher = pool(cast(UNet, self.teacher.copies[1]).encode(crops))
+            found["teacher"] = teacher.unflatten(0, shape)
+        return found
+
+    def _losses(
+        self, student: Tensor, teacher: Tensor | None, overlaps: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Predicted shares, and the terms whose sum is the loss."""
+        crops, cells = self._sides(student)
+        terms = {}
+        if teacher is None:
+            p = rectified(crops, cells.detach())
+        elif self.variant == "v1":
+            p = position_logits(crops, cells, *self._sides(teacher))
+        else:
+            crops_teacher, cells_teacher = self._sides(teacher)
+            p = rectified(crops, cells_teacher.detach())
+            terms["inter"] = next_volume_loss(crops, cells, crops_teacher, cells_teacher)
+        pos, neg = position_loss(p, overlaps, self.variant)
+        return p, {"pos": pos, "neg": neg, **terms, "reg": cell_regulariser(cells, self.variant)}
+
+    def _sides(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """The random crops and the cells."""
+        return embedded[:, : self.targets], embedded[:, self.targets :]
 
     @in_float32
     def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss, its terms, the chance level and what shows a collapse."""
-        student = _by_row(self.project, embeddings["student"])
-        with torch.no_grad():
-            teacher = _by_row(self.teacher.copies[1], embeddings["teacher"])
-        overlaps = batch["overlaps"]
-        crops, cells = student[:, : self.targets], student[:, self.targets :]
-        crops_teacher, cells_teacher = teacher[:, : self.targets], teacher[:, self.targets :]
-        p = position_logits(crops, cells, crops_teacher, cells_teacher)
-        pos, neg = position_loss(p, overlaps)
-        reg = cell_regulariser(cells)
+        features = gather_all(embeddings)
+        known = gather_all({name: batch[name] for name in ("overlaps", "chance")})
+        overlaps = known["overlaps"]
+        student = _by_row(self.project, features["student"])
+        teacher = None
+        if self.teacher is not None:
+            given = features.get("teacher", features["student"])
+            with torch.no_grad():
+                teacher = _by_row(self.teacher.copies[0], given)
+        p, losses = self._losses(student, teacher, overlaps)
+        crops, cells = self._sides(student)
         count = cells.shape[1]
         likeness = cosines(cells, cells).detach() * (1 - torch.eye(count).to(p))
         nearest = overlaps.argmax(-1, keepdim=True).expand(-1, -1, cells.shape[-1])
         terms: Terms = {
-            "pos": pos.detach(),
-            "neg": neg.detach(),
-            "reg": reg.detach(),
-            "chance": batch["chance"].mean(),
+            **{name: value.detach() for name, value in losses.items()},
+            "chance": known["chance"].mean(),
             "zero_logits": (p == 0).float().mean(),
             "cell_cosine": likeness.abs().sum((1, 2)).mean() / (count * (count - 1)),
             "alignment": alignment(crops.flatten(0, 1), cells.gather(1, nearest).flatten(0, 1)),
             **collapse_terms(student.flatten(0, 1)),
         }
-        return (pos + neg + reg).float(), terms
+        return torch.stack(list(losses.values())).sum().float(), terms
 
     def after_step(self) -> None:
-        self.teacher.update()
+        if self.teacher is not None:
+            self.teacher.update()

@@ -16,7 +16,7 @@ BINS = 2000  # of shares, for the expectation
 
 
 @cache
-def chance(grid: Triple, cell: Triple, targets: int) -> float:
+def chance(grid: Triple, cell: Triple, targets: int, variant: str = "v1") -> float:
     """Expected pos + neg of the best constant answer for each cell, drawn as `VoCoViews` draws.
 
     `cell` in voxels: crops lie at whole voxels, so small cells are more often covered exactly.
@@ -25,21 +25,28 @@ def chance(grid: Triple, cell: Triple, targets: int) -> float:
     axes = [_axis_shares(count, side) for count, side in zip(grid, cell, strict=True)]
     weight = np.einsum("i,j,k->ijk", *(weights for weights, _ in axes)).ravel()
     touched = [(shares > 0).sum(1) for _, shares in axes]
-    zeros = int(np.prod(grid)) - np.einsum("i,j,k->ijk", *touched).ravel()
-    # The normaliser of neg counts the zeros of all targets; one target's count, convolved.
+    count = int(np.prod(grid))
+    zeros = count - np.einsum("i,j,k->ijk", *touched).ravel()
+    # Normalisers count the entries of all targets: the distribution of one target's, convolved.
     one = np.bincount(zeros, weight)
     others = np.ones(1)
     for _ in range(targets - 1):
         others = np.convolve(others, one)
     total = np.arange(len(one))[:, None] + np.arange(len(others))
-    inverse = np.divide(1.0, total, out=np.zeros(total.shape), where=total > 0) @ others
+    of_zeros = targets * (_inverse(total) @ others)[zeros]
+    of_others = targets * (_inverse(targets * count - total) @ others)[zeros]
     expected = 0.0
     for place in product(*(range(count) for count in grid)):
         columns = [shares[:, i] for i, (_, shares) in zip(place, axes, strict=True)]
         share = np.einsum("i,j,k->ijk", *columns).ravel()
-        factor = targets * float((weight * inverse[zeros]) @ (share == 0))
-        expected += _best_constant(share, weight, factor)
+        factor = float((weight * of_zeros) @ (share == 0))
+        weighted = of_others * (share > 0) if variant == "v0" else share
+        expected += _best_constant(share, weight * weighted, factor, variant == "v2")
     return expected
+
+
+def _inverse(counts: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, counts, out=np.zeros(counts.shape), where=counts > 0)
 
 
 def _axis_shares(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,15 +66,16 @@ def _axis_shares(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     return probabilities / probabilities.sum(), shares
 
 
-def _best_constant(share: np.ndarray, weight: np.ndarray, factor: float) -> float:
+def _best_constant(share: np.ndarray, weight: np.ndarray, factor: float, log: bool) -> float:
     """Least expected loss of one cell over constants; the loss is convex in the constant."""
     place = (share * BINS).astype(int)  # many shares are nearly equal: add up their weights
-    weights = np.bincount(place, weight * share)
-    shares = np.bincount(place, weight * share**2)[weights > 0] / weights[weights > 0]
+    weights = np.bincount(place, weight)
+    shares = np.bincount(place, weight * share)[weights > 0] / weights[weights > 0]
     weights = weights[weights > 0]
 
     def expected(constant: float) -> float:
         closeness = np.log(1 - np.abs(shares - constant) + EPSILON)
-        return float(-weights @ closeness + factor * constant**2)
+        excess = -np.log(1 - constant + EPSILON) if log else constant**2
+        return float(-weights @ closeness + factor * excess)
 
     return float(minimize_scalar(expected, bounds=(0, 1), method="bounded").fun)

@@ -9,7 +9,7 @@ from pathlib import Path
 from medcl.errors import MedclError
 
 REMADE = {
-    "store": "the memory-mapped volumes; preprocess writes them again",
+    "store": "the memory-mapped volumes; growing the study afterwards trains everything again",
     "work": "states of unfinished runs; they start from their first step again",
 }
 

@@ -5,26 +5,27 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medcl.config import Dataset, Dicom, load_section
+from medcl.data.annotations import Drawing
 from medcl.data.cases import Case, write_cases
 from medcl.data.checks import (
     Finding,
-    align_label,
     check_image,
-    check_label_values,
     check_nifti_header,
-    label_values,
     missing_file,
     voxel_sha256,
 )
 from medcl.data.dicom import DEFAULT, Series, read_series
+from medcl.data.entries import Entry
+from medcl.data.labels import LabelRules, read_label
 from medcl.data.parallel import Progress, in_processes
 from medcl.data.series import SKIPPED
-from medcl.data.sources import MODALITIES, Entry, guess_sources, list_entries
+from medcl.data.sources import MODALITIES, guess_sources, list_entries
+from medcl.data.structures import Naming
 from medcl.data.volume import Volume, VolumeError, read_volume, write_nifti
 from medcl.errors import MedclError
 from medcl.files import read_json, sha256_of_file, write_json
@@ -35,13 +36,21 @@ SHOWN = 50  # rows of a printed table; the files hold all of them
 
 @dataclass(frozen=True)
 class Rules:
-    """What a case is judged by, and where converted files go. `classes` None: any value."""
+    """What a case is judged by, and where converted files go."""
 
     volumes: Path
     modality: str = "other"
-    classes: dict[str, int] | None = None
+    label_rules: LabelRules = field(default_factory=LabelRules)
     labels_required: bool = False
     dicom: Dicom = DEFAULT
+
+    @classmethod
+    def of(cls, dataset: Dataset, volumes: Path) -> Rules:
+        naming = Naming(dict(dataset.classes), dataset.structures, dataset.ignored_structures)
+        drawing = Drawing(dataset.fraction, resample=dataset.label_grid == "any")
+        required = dataset.labels == "required"
+        rules = LabelRules(naming, drawing)
+        return cls(volumes, dataset.modality, rules, required, dataset.dicom)
 
 
 @dataclass(frozen=True)
@@ -88,11 +97,10 @@ def run(args: argparse.Namespace) -> None:
             raise MedclError("--modality: goes with --source; with --settings it is a key there")
         dataset = load_section(Dataset, args.settings)
         sources, root = dataset.sources, dataset.root
-        required = dataset.labels == "required"
         dicom = dataset.dicom
         if args.keep_identifiers:
             dicom = dicom.model_copy(update={"keep_identifiers": True})
-        rules = Rules(volumes, dataset.modality, dict(dataset.classes), required, dicom)
+        rules = replace(Rules.of(dataset, volumes), dicom=dicom)
     else:
         sources, root = guess_sources(args.source), "."
         dicom = Dicom(keep_identifiers=args.keep_identifiers)
@@ -167,7 +175,7 @@ def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case |
     label: str | None = None
     values: list[int] = []
     if not _wrong(findings):
-        label, values = _read_label(entry, volume, rules, findings)
+        label, values = _label(entry, volume, series, rules, findings)
     if _wrong(findings):
         return None, values
     if series:
@@ -235,10 +243,10 @@ def _modality(entry: Entry, series: Series | None, rules: Rules, findings: list[
     return series.modality
 
 
-def _read_label(
-    entry: Entry, image: Volume, rules: Rules, findings: list[Finding]
+def _label(
+    entry: Entry, image: Volume, series: Series | None, rules: Rules, findings: list[Finding]
 ) -> tuple[str | None, list[int]]:
-    """The file of the label and its values; a label with turned axes gets a copy."""
+    """The file of the label and its values; what is no label map on this grid becomes one."""
     if entry.label is None:
         severity: Any = "error" if rules.labels_required else "info"
         remedy = "supply one, or set `labels: optional`" if rules.labels_required else ""
@@ -248,16 +256,15 @@ def _read_label(
     if not Path(entry.label).exists():
         findings.append(missing_file("missing_label_file", entry.label))
         return None, []
-    stored = read_volume(entry.label, labels=True)
-    label, problems = align_label(stored, image, entry.label, str(entry.image))
-    findings += problems
-    values = label_values(label.array)
-    findings += check_label_values(values, entry.label, rules.classes)
-    if label is stored or _wrong(findings):
-        return entry.label, values
-    turned = rules.volumes / f"{entry.case}.label.nii"
-    write_nifti(turned, Volume(label.array, image.affine))
-    return str(turned), values
+    label = read_label(entry, image, series, rules.label_rules)
+    findings += label.findings
+    if label.file is not None or _wrong(findings):
+        return entry.label, label.values
+    made = rules.volumes / f"{entry.case}.label.nii"
+    write_nifti(made, label.volume)
+    if label.made_of is not None:
+        write_json(made.with_suffix(".json"), {"format": FORMAT, **label.made_of})
+    return str(made), label.values
 
 
 def _wrong(findings: Sequence[Finding]) -> bool:

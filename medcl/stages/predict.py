@@ -17,13 +17,15 @@ from torch import nn
 from medcl.config import Predict, load_section
 from medcl.data.cases import Case, read_cases
 from medcl.data.checks import Finding, check_image, check_nifti_header
-from medcl.data.dicom import read_series
+from medcl.data.dicom import Series, read_series
+from medcl.data.entries import Entry
 from medcl.data.plan import ORIENTATION, Plan
 from medcl.data.preprocess import Geometry, prepare, restore
-from medcl.data.sources import MODALITIES, Entry, guess_sources, list_entries
+from medcl.data.segmentation_object import write_segmentation
+from medcl.data.sources import MODALITIES, guess_sources, list_entries
 from medcl.data.splits import read_splits
 from medcl.data.store import inside
-from medcl.data.volume import Volume, read_volume, reorient, write_nifti
+from medcl.data.volume import Volume, VolumeError, read_volume, reorient, write_nifti
 from medcl.errors import MedclError
 from medcl.files import write_json
 from medcl.segmentation.inference import predict_probabilities
@@ -45,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     study.add_argument("--out", help="folder of predictions.json and the label maps")
     scans = parser.add_argument_group("new scans")
     scans.add_argument("--input", help="a volume, a table, or a folder in any layout of ingest")
-    scans.add_argument("--output", help="folder of the label maps, <case>.nii.gz")
+    scans.add_argument(
+        "--output",
+        help="folder of the label maps, <case>.nii.gz; of DICOM series also <case>.seg.dcm",
+    )
     scans.add_argument("--modality", choices=MODALITIES, help="of files that do not say it")
     scans.add_argument("--weights", choices=WEIGHTS, default="last", help="which weights to use")
     scans.add_argument(
@@ -164,7 +169,7 @@ def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
 
 def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
     model = load(args.model, [args.weights], settings)
-    entries = list_entries(guess_sources(Path(args.input)))
+    entries = list_entries(guess_sources(Path(args.input), labels=False))
     rows = [["case", "modality", "shape", "spacing mm", *model.plan.classes, "seconds"]]
     for entry in entries:
         try:
@@ -183,13 +188,15 @@ def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
 
 def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[str]:
     """Write the label map of a scan; return its row of the table. Raises MedclError to refuse."""
-    volume, modality = _read(entry, model.plan, args)
+    volume, modality, series = _read(entry, model.plan, args)
     target = _target(entry, args.output)
     if target.exists() and target.samefile(str(entry.image)):
         raise MedclError(f"{target}: is the scan itself; choose another folder for --output")
     labels, seconds = model.segment(volume)
     array = labels[args.weights]
     write_nifti(target, Volume(array[None], volume.affine))
+    if series is not None:
+        _write_object(entry, Volume(array[None], volume.affine), series, model.plan, args.output)
     voxel_ml = float(np.prod(volume.spacing)) / 1000
     sizes = [
         f"{np.count_nonzero(array == value) * voxel_ml:.1f} ml"
@@ -199,16 +206,28 @@ def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[
     return [entry.case, modality, shape, _shown(volume.spacing), *sizes, f"{seconds:.1f}"]
 
 
+def _write_object(entry: Entry, label: Volume, series: Series, plan: Plan, output: str) -> None:
+    """The same as DICOM-SEG beside the NIfTI file, where the series allows it."""
+    path = Path(output) / f"{entry.case}.seg.dcm"
+    path.unlink(missing_ok=True)  # of an earlier run
+    try:
+        write_segmentation(path, label, series, plan.classes)
+    except VolumeError as error:
+        print(f"predict: {entry.case}: no DICOM-SEG: {error}", flush=True)
+    else:
+        print(f"predict: wrote {path}", flush=True)
+
+
 def _target(entry: Entry, output: str) -> Path:
     return Path(output) / f"{entry.case}.nii.gz"
 
 
-def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, str]:
+def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, str, Series | None]:
     """The volume and its modality, judged as ingest does and by what the model was made for."""
     _refuse(entry.findings, always=entry.skipped)
     assert entry.image is not None
     path = Path(entry.image)
-    series = read_series(path) if path.is_dir() else None
+    series = entry.series or (read_series(path) if path.is_dir() else None)
     said = series.modality if series and series.modality != "other" else None
     modality = entry.modality or said or args.modality or "unknown"
     if not args.force:
@@ -219,7 +238,7 @@ def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, s
         print(f"predict: {entry.case}: {finding}", flush=True)
     if not args.force:
         _check_spacing(entry.image, volume, plan)
-    return volume, modality
+    return volume, modality, series
 
 
 def _refuse(findings: Sequence[Finding], *, always: bool = False) -> None:

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     path = write_manifest(
         store,
         [entries[case.case] for case in cases if case.case in entries],
-        plan_sha256=sha256_of(plan.to_dict()),
+        plan_sha256=plan.preparation_sha256(),
         failed=failed,
     )
     print(f"wrote {path}: {len(entries)} cases, {len(failed)} left out", flush=True)
@@ -105,6 +105,7 @@ def prepare_case(task: Task) -> dict[str, Any]:
         body=prepared.body,
         fill=prepared.fill,
     )
+    entry["made_from"] = task.key  # mended voxels or labels make another manifest
     write_json(task.sidecar, {"key": task.key, "entry": entry})
     return entry
 

@@ -36,7 +36,10 @@ def run(args: argparse.Namespace) -> None:
     write_json(out / "audit.json", audited)
     if audited["stopped"]:
         (out / "splits.csv").unlink(missing_ok=True)  # of an earlier run
-        raise MedclError(f"{audited['reason']}\n(written to {out / 'audit.json'})")
+        # A workflow removes the outputs of a rule that failed; this is none of them.
+        write_json(out / "audit.stopped.json", audited)
+        raise MedclError(f"{audited['reason']}\n(written to {out / 'audit.stopped.json'})")
+    (out / "audit.stopped.json").unlink(missing_ok=True)
     write_splits(out / "splits.csv", splits)
     _say(cases, splits, audited, out)
 

@@ -58,8 +58,11 @@ class Point:
 Curves = Mapping[str, Sequence[Point]]
 
 
-def learning_curves(curves: Curves, name: str) -> str:
-    """Mean Dice of each arm against the number of labelled subjects, replicates as dots."""
+def learning_curves(curves: Curves, name: str, validation: Mapping[int, int]) -> str:
+    """Mean Dice of each arm against the number of labelled subjects, replicates as dots.
+
+    `validation`: labelled count -> validation subjects used with it, which are labelled too.
+    """
 
     def draw(axes: Axes) -> None:
         counts = sorted({p.labelled for points in curves.values() for p in points})
@@ -83,7 +86,7 @@ def learning_curves(curves: Curves, name: str) -> str:
                 x, means, yerr=_bars(points), c=colour, lw=1.6, elinewidth=1.1, capsize=2.5,
                 marker=MARKERS[number % len(MARKERS)], ms=6, label=arm,
             )  # fmt: skip
-        _label_counts(axes, counts)
+        _label_counts(axes, counts, validation)
         axes.set_ylabel("mean Dice (points)")
         axes.legend(loc="best")
 
@@ -209,11 +212,11 @@ def _bars(points: Sequence[Point]) -> np.ndarray:
     return np.array([[p.mean - p.low for p in points], [p.high - p.mean for p in points]])
 
 
-def _label_counts(axes: Axes, counts: Sequence[int]) -> None:
+def _label_counts(axes: Axes, counts: Sequence[int], validation: Mapping[int, int]) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(list(counts)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(list(counts), [str(n) for n in counts])
+    axes.set_xticks(list(counts), [f"{n} + {validation.get(n, 0)}" for n in counts])
     if len(counts) == 1:
         axes.set_xlim(counts[0] / 1.5, counts[0] * 1.5)
-    axes.set_xlabel("labelled subjects")
+    axes.set_xlabel("labelled subjects: for training + for validation")

@@ -16,7 +16,7 @@ from medcl.study.comparison import Comparison, case_values, dice_table
 from medcl.study.markup import Html
 from medcl.study.names import Names
 from medcl.study.prose import plural
-from medcl.study.results import OK, Results, Run
+from medcl.study.results import OK, Pretraining, Results, Run
 from medcl.study.sentences import points
 from medcl.study.statistics import by_subject
 
@@ -63,7 +63,9 @@ def learning_curves(results: Results, comparisons: Sequence[Comparison]) -> Pict
         caption += (
             " The bars of two arms do not tell whether they differ: the differences below do."
         )
-    svg = figures.learning_curves(curves, "learning-curves")
+    splits = results.splits
+    used = {n: len(splits.validation(n, 0)) if splits else 0 for n in results.study.labelled}
+    svg = figures.learning_curves(curves, "learning-curves", used)
     return Picture("learning-curves", Html(svg), caption)
 
 
@@ -139,20 +141,34 @@ def pretraining_losses(results: Results) -> list[Picture]:
     pictures = []
     for arm in results.study.arms:
         done = [item for item in results.pretrainings if item.arm == arm and item.log.get("loss")]
+        terms = _compared(done[0]) if done else []
         if not done:
             continue
         chances = [
             item.summary["chance"] for item in done if item.summary.get("chance") is not None
         ]
         svg = figures.losses(
-            {f"seed {item.seed}": (item.log["step"], item.log["loss"]) for item in done},
+            {
+                f"seed {item.seed}": (
+                    item.log["step"],
+                    [sum(values) for values in zip(*(item.log[t] for t in terms), strict=True)],
+                )
+                for item in done
+            },
             chance=float(chances[0]) if chances else None,
             title=arm,
             name=f"pretraining-{arm}",
         )
         known = "dashed: chance" if chances else "its chance level is not known"
+        known = f"{' + '.join(terms)}; {known}"
         pictures.append(Picture(f"pretraining-{arm}", Html(svg), f"{arm}; {known}"))
     return pictures
+
+
+def _compared(item: Pretraining) -> list[str]:
+    """The terms of the log that have a chance level."""
+    named = item.summary.get("compared_with_chance") or ["loss"]
+    return named if all(term in item.log for term in named) else ["loss"]
 
 
 # ------------------------------------------------------------------------------------ overlays

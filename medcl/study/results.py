@@ -78,6 +78,7 @@ class Results:
     pretrainings: list[Pretraining]
     runs: list[Run]
     benchmarks: dict[str, tuple[float, float]]
+    unprepared: dict[str, str] = field(default_factory=dict)  # case -> why it is not in the store
 
     @property
     def control(self) -> str | None:
@@ -88,7 +89,9 @@ class Results:
 
     @cached_property
     def test_cases(self) -> list[str]:
-        return self.splits.cases("test") if self.splits else []
+        """Test cases with a label; a second visit without one cannot be measured."""
+        labelled = {case.case for case in self.cases if case.label is not None}
+        return [c for c in self.splits.cases("test") if c in labelled] if self.splits else []
 
     @property
     def unknown_subjects(self) -> bool:
@@ -121,6 +124,7 @@ def read_results(study_file: str | Path, folder: str | Path) -> Results:
         pretrainings=list(_pretrainings(study, folder)),
         runs=list(_runs(study, folder)),
         benchmarks=_benchmarks(folder / "benchmark"),
+        unprepared=_json(folder / "store/manifest.json").get("failed", {}),
     )
 
 

@@ -77,6 +77,10 @@ def excluded(results: Results, names: Names) -> Html:
     if not results.ingest:
         return paragraph("Ingest has not been run.")
     gone = [item for item in results.ingest["cases"] if item["status"] != "accepted"]
+    remedy = "look at the image; exclude the case or mend its file"
+    for case, reason in results.unprepared.items():
+        finding = {"code": "not_prepared", "severity": "error", "message": reason, "remedy": remedy}
+        gone.append({"case": case, "status": "quarantined", "findings": [finding]})
     if not gone:
         return paragraph("Every input was accepted.")
     return _findings(gone, names, "Inputs that are not part of the study, by finding.", ("error",))
@@ -134,7 +138,7 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
     caption = "Loss of each pretraining (thin: block means of the log; thick: running mean)."
     rows: list[list[object]] = []
     for item in results.pretrainings:
-        final = item.summary.get("final", {}).get("loss")
+        final = item.summary.get("compared")
         chance = item.summary.get("chance")
         words = names.scrub(prose.diagnosis_words(item.status, item.reason, item.summary))
         numbers = [f"{value:.4g}" if value is not None else "–" for value in (final, chance)]
@@ -185,6 +189,11 @@ def unfinished(results: Results, names: Names) -> Html:
         if run.status != OK
     ]
     marks = [
+        f"{item.name} was resumed: {names.scrub(str(mark))}"
+        for item in results.pretrainings
+        for mark in item.summary.get("resumed") or ()
+    ]
+    marks += [
         f"{run.name} was resumed: {names.scrub(str(mark))}"
         for run in results.runs
         for mark in run.summary.get("resumed") or ()

@@ -31,7 +31,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 POWER = 0.80
-MIN_REPLICATES = 4
+MIN_REPLICATES = 5
 MIN_SUBJECTS = 2
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import torch
 from torch import distributed
@@ -36,23 +39,56 @@ def place(threads: int) -> Place:
     cuda = torch.cuda.is_available()
     device = torch.device("cpu")
     if cuda:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        gpus = torch.cuda.device_count()
+        if world == 1 and (gpus > 1 or "CUDA_VISIBLE_DEVICES" not in os.environ):
+            local = claim(gpus)
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if world > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if cuda else "gloo")
     return Place(device, rank, world)
 
 
-def relaunch(devices: int, arguments: list[str]) -> None:
-    """Run this command again as `devices` processes, wait, and exit with their status.
+_claims: list[IO[str]] = []
 
-    Does nothing for one device or inside such a process.
+
+def claim(gpus: int, folder: str | Path | None = None) -> int:
+    """Number of a GPU no other medcl process on this machine uses; waits if all are taken.
+
+    Snakemake only counts GPUs and would start every job on the first. Several GPUs named by
+    CUDA_VISIBLE_DEVICES are locked by those names. The lock goes with the process.
     """
+    names = Path(folder or tempfile.gettempdir())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    for number in [*range(gpus), None]:
+        label = visible[number or 0] if len(visible) == gpus else str(number or 0)
+        file = (names / f"medcl-{os.getuid()}-gpu-{label or 0}.lock").open("a")
+        if number is None:
+            print(f"all {gpus} GPUs are taken by other runs; waiting for the first", flush=True)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if number is None else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            continue
+        _claims.append(file)
+        return number or 0
+    raise AssertionError("unreachable: the last lock waits")
+
+
+def relaunch(devices: int, arguments: list[str]) -> None:
+    """Become `devices` processes that run this command; nothing for one, or inside such a one."""
     if devices <= 1 or "RANK" in os.environ:
         return
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(devices), "-m", "medcl", *arguments]
-    raise SystemExit(subprocess.run(command, check=False).returncode)
+    os.execv(sys.executable, command)
+
+
+def workers(place: Place) -> int:
+    """Loader processes: a GPU waits for its batches, a CPU computes them itself."""
+    cores = len(os.sched_getaffinity(0)) // place.world
+    return max(1, min(8, cores - 1)) if place.device.type == "cuda" else 0
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -12,6 +12,12 @@ DEAD = 0.9
 FEW_DIRECTIONS = 1.5
 
 
+def level(rows: Sequence[Mapping[str, float]], terms: Sequence[str]) -> float | None:
+    """Mean over the last steps of the sum of `terms`; None where one of them is not logged."""
+    last = [row for row in rows[-LAST:] if all(term in row for term in terms)]
+    return float(np.mean([sum(row[term] for term in terms) for row in last])) if last else None
+
+
 def diagnose(rows: Sequence[Mapping[str, float]], compared: Sequence[str]) -> list[str]:
     """Sentences for the end of a run and for the report.
 

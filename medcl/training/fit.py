@@ -32,6 +32,14 @@ State = dict[str, Any]
 STEPS_BETWEEN_CHECKS_ON_GPU = 20  # reading a loss waits for the GPU
 
 
+class Diverged(TrainingFailed):
+    """A run that failed on its way; `progress` holds its log up to there."""
+
+    def __init__(self, message: str, progress: Progress) -> None:
+        super().__init__(message)
+        self.progress = progress
+
+
 @dataclass
 class Fitted:
     """What a training leaves behind besides the weights in its model."""
@@ -90,17 +98,20 @@ def fit(
             factor = warmup_cosine(run.step + 1, steps + 1, warmup)
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * factor
-            batch = {k: v.to(place.device, non_blocking=True) for k, v in drawn.items()}
-            batch = items.augment(batch, step_rng(seed, run.step, place.rank))
+            rng = step_rng(seed, run.step, place.rank)
+            torch.manual_seed(rng.initial_seed())  # for a model that draws, such as dropout
             try:
+                batch = {k: v.to(place.device, non_blocking=True) for k, v in drawn.items()}
+                batch = items.augment(batch, rng)
                 loss, terms = _backward(model, batch, settings, place)
+                nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                optimiser.step()
             except torch.cuda.OutOfMemoryError as error:
-                raise TrainingFailed(
+                raise Diverged(
                     f"{what}: the GPU is out of memory at step {run.step + 1} "
-                    f"({str(error).splitlines()[0]}); lower `batch` or `crop`, raise `accumulate`"
+                    f"({str(error).splitlines()[0]}); lower `batch` or `crop`, raise `accumulate`",
+                    run.progress,
                 ) from None
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             if after_step is not None:
                 after_step()
@@ -184,14 +195,18 @@ def _backward(
             loss, terms = model(batch)
     if settings.accumulate == 1:
         loss.backward()
+    loss = loss.detach()
     if place.world > 1:
+        loss = loss.clone()  # every rank must see the same loss, to go on or to fail together
+        distributed.all_reduce(loss)
+        loss /= place.world
         for parameter in model.parameters():
             if parameter.requires_grad:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 distributed.all_reduce(parameter.grad)
                 parameter.grad /= place.world
-    return loss.detach(), terms
+    return loss, terms
 
 
 def _optimiser(model: nn.Module, settings: Training) -> torch.optim.AdamW:
@@ -298,9 +313,10 @@ class _Run:
             if not math.isfinite(row["loss"]):
                 parts = {k: v for k, v in row.items() if k in terms and k != "seconds"}
                 named = ", ".join(f"{k} {v:.4g}" for k, v in parts.items())
-                raise TrainingFailed(
+                raise Diverged(
                     f"{self.what}: loss is {row['loss']} at step {step}: {named}; "
-                    "lower `learning_rate`, or look at the inputs"
+                    "lower `learning_rate`, or look at the inputs",
+                    self.progress,
                 )
             self.progress.add(row)
         self.pending.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ class PretextItems:
     store: Store
     cases: Sequence[str]
     views: Views
+
+    def for_step(self, rng: np.random.Generator, index: int) -> PretextItems:
+        return replace(self, views=self.views.for_step(rng, index))
 
     def item(self, rng: np.random.Generator) -> Batch:
         group = self.views.groups(self.cases, rng)

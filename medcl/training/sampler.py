@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +15,11 @@ Batch = dict[str, Tensor]
 
 @runtime_checkable
 class Items(Protocol):
-    """What a training learns from."""
+    """What a training learns from.
+
+    `for_step(rng, index)`, where there is one, gives the items for one place of a step; all places
+    of the step get an equal `rng`, for what they have in common.
+    """
 
     def item(self, rng: np.random.Generator) -> Batch:
         """Draw one item; runs in a loader worker and reads only what it needs."""
@@ -27,6 +31,11 @@ class Items(Protocol):
 def item_rng(seed: int, step: int, index: int) -> np.random.Generator:
     """Generator of one item; `index` is its place in the global batch."""
     return np.random.default_rng(np.random.SeedSequence([seed, step, index]))
+
+
+def common_rng(seed: int, step: int) -> np.random.Generator:
+    """Generator of what all items of a step have in common."""
+    return np.random.default_rng(np.random.SeedSequence([seed, step, 0, 2]))
 
 
 def step_rng(seed: int, step: int, rank: int = 0) -> torch.Generator:
@@ -41,7 +50,10 @@ class _Drawn(Dataset[Batch]):
         self.seed = seed
 
     def __getitem__(self, place: tuple[int, int]) -> Batch:  # type: ignore[override]
-        return self.items.item(item_rng(self.seed, *place))
+        step, index = place
+        for_step: Callable[..., Items] | None = getattr(self.items, "for_step", None)
+        items = for_step(common_rng(self.seed, step), index) if for_step else self.items
+        return items.item(item_rng(self.seed, step, index))
 
 
 class _Places:

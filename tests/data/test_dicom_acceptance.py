@@ -6,7 +6,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from medcl.config import Dicom, Source
-from medcl.data.sources import Entry, list_entries
+from medcl.data.entries import Entry
+from medcl.data.sources import list_entries
 from medcl.data.volume import LPS_TO_RAS, Volume, VolumeError, read_volume, reorient
 
 D2N = "dicom2nifti_"

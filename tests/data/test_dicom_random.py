@@ -54,7 +54,7 @@ def as_slices(stored: np.ndarray, affine: np.ndarray, scales: list) -> list[Data
     series = generate_uid()
     return [
         a_slice(
-            [f"{v:.12g}" for v in affine[:3, 3] + k * affine[:3, 2]],
+            [f"{v:.9f}" for v in affine[:3, 3] + k * affine[:3, 2]],
             pixels,
             ImageOrientationPatient=[f"{v:.12f}"[:16] for v in cosines],
             PixelSpacing=[f"{lengths[1]:.8g}", f"{lengths[0]:.8g}"],

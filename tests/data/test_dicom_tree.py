@@ -8,7 +8,8 @@ from pydicom.uid import generate_uid
 
 from medcl.config import Dicom, Source
 from medcl.data.dicom_header import read_header
-from medcl.data.sources import Entry, list_entries
+from medcl.data.entries import Entry
+from medcl.data.sources import list_entries
 
 AXIAL, CORONAL, SAGITTAL = [1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from medcl.config import Source
-from medcl.data.sources import Entry, guess_sources, list_entries
+from medcl.data.entries import Entry
+from medcl.data.sources import guess_sources, list_entries
 from medcl.errors import MedclError
 
 
@@ -211,7 +212,7 @@ def test_nnunets_raw_folder_is_read_by_its_ending(tmp_path):
     ]
     table["channel_names"] = {"0": "T1", "1": "T2"}
     (tmp_path / "dataset.json").write_text(json.dumps(table))
-    with pytest.raises(MedclError, match="2 files per case"):
+    with pytest.raises(MedclError, match="2 channels per case"):
         list_entries([source("msd")], str(tmp_path))
 
 

@@ -20,7 +20,7 @@ def test_an_objective_is_built_with_the_plans_crop_unless_one_is_given(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "objective.name: this key is required; one of mae, voco"),
+        ({}, "objective.name: this key is required; one of dense, mae"),
         ({"name": "vocoo"}, "did you mean 'voco'"),
         ({"name": "mae", "mask": 1.5}, r"objective mae\.mask: .*got 1.5"),
         ({"name": "voco", "targts": 2}, r"objective voco\.targts"),

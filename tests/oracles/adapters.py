@@ -12,15 +12,26 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from medcl.contrast.similarity import accuracy, contrast, nt_xent
+from medcl.networks.heads import standardise_row
 from medcl.objectives.mae import blocks_to_voxels, masked_errors
-from medcl.objectives.voco import cell_regulariser, position_logits, position_loss
+from medcl.objectives.voco_losses import (
+    cell_regulariser,
+    next_volume_loss,
+    position_logits,
+    position_loss,
+    rectified,
+)
+from medcl.training.fit import cached_backward
+from medcl.training.schedule import polynomial, warmup_cosine, warmup_cosine_between
 from medcl.views.crops import box_at, grid_boxes, overlap_fractions
 
 Arrays = dict[str, Tensor]
 
-# Beginning of the file names -> module of the objective below medcl.objectives. The longest counts.
+# Beginning of the file names -> module below medcl.objectives, or, with a dot, below medcl. The
+# longest beginning counts.
 OBJECTIVE_OF = {
     "abmil_": "abmil",
     "alice_": "alice",
@@ -35,40 +46,42 @@ OBJECTIVE_OF = {
     "dclw_": "dcl",
     "dscl_": "global_local",
     "dsmil_": "dsmil",
-    "gradcache_": "clip",
+    "gradcache_": "training.fit",
     "halp_": "halp",
     "hydra_": "hydra",
     "ins_": "ins",
     "interclr_": "interclr",
     "lightly_": "lightly_losses",
+    "lightly_ntxentloss": "contrast.similarity",
     "mae_": "mae",
     "mcl_": "mcl",
     "mindeye_": "mindeye",
     "mochi_": "mochi",
     "monai_": "lightly_losses",
+    "monai_contrastive": "contrast.similarity",
     "multiview_": "multiview",
-    "nnssl_": "voco_nnssl",
-    "ntxent_": "ntxent",
+    "nnssl_": "voco",
+    "ntxent_": "contrast.similarity",
     "obow_": "obow",
     "pixpro_": "pixpro",
     "pml_": "lightly_losses",
     "protoclip_": "protoclip",
     "provicnet_": "provicnet",
-    "schedules": "alice",
+    "schedules": "training.schedule",
     "scmil_": "scmil",
     "sepclr_": "sepclr",
     "siglip_": "siglip",
     "slotcon_": "slotcon",
     "swav_": "swav",
-    "swinunetr_": "swinunetr",
+    "swinunetr_": "contrast.similarity",
     "tcl_": "tcl",
     "transmil_": "transmil",
     "velvet_": "velvet",
     "voco_labels_": "voco",
-    "voco_nnssl_": "voco_nnssl",
-    "voco_v0_": "voco_v0",
+    "voco_nnssl_": "voco",
+    "voco_v0_": "voco",
     "voco_v1_": "voco",
-    "voco_v2_": "voco_v2",
+    "voco_v2_": "voco",
 }
 
 
@@ -106,6 +119,104 @@ def voco_v1(arrays: Arrays) -> Arrays:
     return {"total": pos + neg + reg, "pos": pos, "neg": neg, "reg": reg}
 
 
+def voco_v2(arrays: Arrays) -> Arrays:
+    batch = int(arrays["batch_size"])
+    crops, cells, crops_teacher, cells_teacher = (
+        arrays[name].unflatten(0, (batch, -1))
+        for name in ("x_student", "bases_student", "x_teacher", "bases_teacher")
+    )
+    pos, neg = position_loss(rectified(crops, cells_teacher.detach()), arrays["labels"], "v2")
+    inter = next_volume_loss(crops, cells, crops_teacher, cells_teacher)
+    reg = cell_regulariser(cells, "v2")
+    intra = pos + neg
+    return {"total": intra + inter + reg, "intra": intra, "inter": inter, "reg": reg}
+
+
+def voco_v0(arrays: Arrays) -> Arrays:
+    crops, cells, labels = (arrays[name][None] for name in ("feats", "bases", "labels"))
+    p = rectified(crops, cells.detach())
+    pred = sum(position_loss(p, labels, "v0"))
+    reg = cell_regulariser(cells, "v0")
+    return {"total": pred + reg, "pred": pred, "reg": reg, "logits": p[0]}
+
+
+def voco_nnssl(arrays: Arrays) -> Arrays:
+    crops, cells = arrays["target_embeddings"], arrays["base_embeddings"]
+    p = rectified(crops, cells.detach())
+    pred = sum(position_loss(p, arrays["gt_overlaps"], "nnssl"))
+    reg = cell_regulariser(cells, "nnssl")
+    return {"total": pred + reg, "pred": pred, "reg": reg}
+
+
+def nnssl_norm(arrays: Arrays) -> Arrays:
+    y = standardise_row(arrays["x"])
+    return {"y": y, "layernorm": y}
+
+
+def ntxent_libraries(arrays: Arrays) -> Arrays:
+    temperature = float(arrays["hp_temperature"])
+    loss = nt_xent(arrays["in_z1"], arrays["in_z2"], temperature=temperature)
+    others = [name for name in arrays if name.startswith("out_")]
+    return {"out_loss": loss, **dict.fromkeys(others, loss)}
+
+
+def ntxent_nnssl(arrays: Arrays) -> Arrays:
+    first, second = arrays["zi"], arrays["zj"]
+    loss = nt_xent(first, second, temperature=float(arrays["temperature"]))
+    both, places = torch.cat([first, second]), torch.arange(2 * len(first))
+    ids = places % len(first)
+    return {
+        "loss": loss,
+        "accuracy": accuracy(both, both, places.roll(len(first)), ids=ids, key_ids=ids),
+    }
+
+
+def swinunetr_contrast(arrays: Arrays) -> Arrays:
+    first, second = arrays["x"].chunk(2)
+    return {"loss": nt_xent(first, second, temperature=float(arrays["temperature"]))}
+
+
+def gradcache(arrays: Arrays) -> Arrays:
+    """One linear layer for both sides, compared in one direction, its batch in parts."""
+    model = Sides(arrays["in_W"], float(arrays["hp_temperature"]))
+    batch = {"x": arrays["in_X"], "y": arrays["in_Y"]}
+    loss, _ = cached_backward(model, batch, -(-len(batch["x"]) // int(arrays["hp_chunk"])))
+    assert model.weight.grad is not None
+    return {"out_loss": loss, "out_grad_W": model.weight.grad}
+
+
+class Sides(nn.Module):
+    def __init__(self, weight: Tensor, temperature: float) -> None:
+        super().__init__()
+        self.weight, self.temperature = nn.Parameter(weight.clone()), temperature
+
+    def embed(self, batch: Arrays) -> Arrays:
+        return {name: x @ self.weight.T for name, x in batch.items()}
+
+    def compare(self, embeddings: Arrays, batch: Arrays) -> tuple[Tensor, Arrays]:
+        places = torch.arange(len(batch["x"]))
+        who = {"ids": places, "key_ids": places, "temperature": self.temperature}
+        return contrast(embeddings["x"], embeddings["y"], places, **who).mean(), {}
+
+
+def schedules(arrays: Arrays) -> Arrays:
+    total, warmup = int(arrays["voco_t_total"]), int(arrays["voco_warmup_steps"])
+    epoch = int(arrays["alice_niter"])
+    epochs, warm = int(arrays["alice_epochs"]), int(arrays["alice_warmup_epochs"])
+    base, final = float(arrays["alice_base"]), float(arrays["alice_final"])
+    nnssl, rate = int(arrays["nnssl_max_epochs"]), float(arrays["nnssl_initial_lr"])
+    steps = [int(step) for step in arrays["voco_steps"]]
+    factors = {
+        "voco_lr_factor": [warmup_cosine(step, total, warmup) for step in steps],
+        "alice_schedule": [
+            warmup_cosine_between(step, epochs * epoch, warm * epoch, base, final)
+            for step in range(epochs * epoch)
+        ],
+        "nnssl_poly_lr": [rate * polynomial(step, nnssl) for step in range(nnssl)],
+    }
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in factors.items()}
+
+
 def mae(arrays: Arrays) -> Arrays:
     shape = _triple(arrays["target"].shape[2:])
     blocks = arrays["mask_small"][:, 0] > 0
@@ -116,11 +227,27 @@ def mae(arrays: Arrays) -> Arrays:
 
 
 ADAPTERS: dict[str, Callable[[Arrays], Arrays]] = {
+    "gradcache_": gradcache,
+    "lightly_ntxentloss": ntxent_libraries,
     "mae_": mae,
+    "monai_contrastive": ntxent_libraries,
+    "nnssl_": nnssl_norm,
+    "ntxent_": ntxent_libraries,
+    "ntxent_nnssl_": ntxent_nnssl,
+    "schedules": schedules,
+    "swinunetr_": swinunetr_contrast,
     "voco_labels_": voco_labels,
     "voco_labels_nnssl_": voco_labels_nnssl,
+    "voco_nnssl_": voco_nnssl,
+    "voco_v0_": voco_v0,
     "voco_v1_": voco_v1,
+    "voco_v2_": voco_v2,
 }
+
+
+def module_of(objective: str) -> str:
+    """Full name of the module a family belongs to."""
+    return f"medcl.{objective}" if "." in objective else f"medcl.objectives.{objective}"
 
 
 def longest(name: str, beginnings: dict[str, object]) -> str | None:

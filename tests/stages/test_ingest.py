@@ -382,7 +382,8 @@ def test_a_series_is_converted_once_and_the_same_each_time(tmp_path, data):
     assert converted.stat().st_mtime_ns == stamp
     (case,) = read_cases(tmp_path / "cases.csv")
     assert (case.image, case.modality, case.subject) == (str(converted), "PET", "STS_002")
-    assert records(tmp_path)["mask"]["status"] == "skipped"
+    assert "mask" not in records(tmp_path)  # its contours are the label of the series
+    assert case.label == str(tmp_path / "volumes" / "image.label.nii")
     provenance = json.loads((tmp_path / "volumes" / "image.json").read_text())
     assert len(provenance["slices"]) == 48
     assert "STS_002" not in json.dumps(provenance)

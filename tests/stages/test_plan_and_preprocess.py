@@ -214,7 +214,10 @@ def test_only_what_changed_is_prepared_again(study, capsys):
     assert "3 of 5 cases are done already" in printed
     assert "2 cases to write" in printed
     again = content(study)
-    assert {name for name in again if again[name] != first[name]} == {"work/c0.json"}
+    assert {name for name in again if again[name] != first[name]} == {
+        "store/manifest.json",
+        "work/c0.json",
+    }
 
 
 def test_another_crop_prepares_nothing_again_and_another_spacing_everything(study, capsys):

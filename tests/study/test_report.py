@@ -245,7 +245,7 @@ def test_an_arm_whose_pretraining_failed_has_failed_and_the_others_go_on(tmp_pat
 def test_three_replicates_give_differences_without_intervals(tmp_path):
     _, page = quick(tmp_path / "a", replicates=3)
     text = text_of(page)
-    assert "3 replicates; an interval needs at least 4" in text
+    assert "3 replicates; an interval needs at least 5" in text
     assert not re.search(r"\) gains|\) loses", text)
 
 

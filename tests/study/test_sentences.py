@@ -72,12 +72,12 @@ def test_three_pretraining_seeds_speak_of_the_method():
     assert "these 2 encoders (voco) gain 3.2" in say(seeds=2)
 
 
-def test_fewer_than_four_replicates_give_the_difference_alone_and_the_reason():
+def test_fewer_than_five_replicates_give_the_difference_alone_and_the_reason():
     text = say(interval=None, p=None, detectable=None, replicates=3, labelled=1)
     assert text == (
         "With 1 labelled subject, this encoder (voco) differs from training from scratch by "
         "+3.2 Dice points; without an interval this may be chance (3 replicates; an interval needs "
-        "at least 4)."
+        "at least 5)."
     )
 
 

@@ -138,11 +138,11 @@ def test_cases_of_one_subject_count_as_one():
     assert (found.cases, found.subjects) == (4, 3)
 
 
-def test_fewer_than_four_replicates_give_the_mean_alone_and_the_reason():
+def test_fewer_than_five_replicates_give_the_mean_alone_and_the_reason():
     found = estimate(np.array([[0.1, 0.3], [0.2, 0.2], [0.3, 0.1]]))
     assert found.mean == pytest.approx(0.2)
     assert (found.low, found.high, found.p, found.detectable) == (None, None, None, None)
-    assert found.reason == "3 replicates; an interval needs at least 4"
+    assert found.reason == "3 replicates; an interval needs at least 5"
 
 
 def test_one_test_subject_gives_no_interval():

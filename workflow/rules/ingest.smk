@@ -13,7 +13,8 @@ rule ingest:
         mem_mb=8000,
         runtime=240,
     params:
-        settings=study.dataset,
+        settings=study.sources,
+        fingerprint=study.fingerprint,
         out=study.folder,
     shell:
         "python -m medcl ingest --settings {params.settings:q} --out {params.out}"

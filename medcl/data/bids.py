@@ -1,0 +1,160 @@
+"""BIDS: images by suffix and entities, labels among the derivatives."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medcl.config import Source
+from medcl.data.cases import COLUMNS
+from medcl.data.checks import Finding
+from medcl.data.entries import Entry, case_name, lonely_label, suffix_of, walk
+from medcl.errors import MedclError
+
+# Entities that say which of several derivatives a file is, not which image it was made from.
+OF_DERIVATIVES = {"label", "desc", "seg", "atlas", "space", "res", "den", "hemi"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file name in BIDS: key-value entities and a suffix."""
+
+    path: Path
+    entities: Mapping[str, str]
+    suffix: str
+
+    @classmethod
+    def of(cls, path: Path) -> Named | None:
+        stem = path.name[: len(path.name) - len(suffix_of(path.name))]
+        *pairs, suffix = stem.split("_")
+        if not pairs or any("-" not in pair for pair in pairs):
+            return None
+        return cls(path, dict(pair.split("-", 1) for pair in pairs), suffix)
+
+    def is_asked(self, asked: Named) -> bool:
+        """Whether the suffix and the entities asked for fit; `*` stands for anything."""
+        return fnmatch.fnmatchcase(self.suffix, asked.suffix) and all(
+            key in self.entities and fnmatch.fnmatchcase(self.entities[key], value)
+            for key, value in asked.entities.items()
+        )
+
+    def marks(self, image: Named) -> bool:
+        """Whether this derivative was made from `image`, by the entities it repeats."""
+        own = {key: v for key, v in self.entities.items() if key not in OF_DERIVATIVES}
+        if self.entities.get("ses") != image.entities.get("ses"):
+            return False
+        space = self.entities.get("space")
+        same_space = space in (None, "orig", image.suffix, image.entities.get("space"))
+        return same_space and all(image.entities.get(key) == value for key, value in own.items())
+
+
+def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
+    """Images by suffix and entities; labels among the derivatives, by the entities they repeat."""
+    if not source.images:
+        raise MedclError(
+            f"{where}.images: this key is required by layout bids: a suffix, such as T1w, or "
+            "entities and a suffix, such as acq-highres_T1w"
+        )
+    asked = _asked(source.images, f"{where}.images")
+    images = [named for named in _named(path) if named.is_asked(asked)]
+    labels = _derivatives(path, source.labels, where) if source.labels else []
+    people = _participants(path / "participants.tsv")
+    marked: dict[Path, list[Path]] = defaultdict(list)
+    of_subject: dict[str, list[Named]] = defaultdict(list)
+    for label in labels:
+        of_subject[label.entities["sub"]].append(label)
+    for image in images:
+        found = [label for label in of_subject[image.entities["sub"]] if label.marks(image)]
+        for label in found:
+            marked[label.path].append(image.path)
+        yield _bids_entry(image, found, source, people)
+    for label in labels:
+        if len(marked[label.path]) == 1:
+            continue
+        entry = Entry(case_name(label.path.name), None, source.path, str(label.path))
+        if not marked[label.path]:
+            yield entry.but(lonely_label(str(label.path)))
+        else:
+            named = ", ".join(map(str, marked[label.path]))
+            told = f"{label.path}: fits {len(marked[label.path])} images: {named}"
+            remedy = "ask for one of them in `images`, or repeat its entities in the label's name"
+            yield entry.but(Finding("label_ambiguous", "error", told, remedy))
+
+
+def _bids_entry(
+    image: Named, labels: Sequence[Named], source: Source, people: Mapping[str, dict[str, str]]
+) -> Entry:
+    subject, visit = f"sub-{image.entities['sub']}", image.entities.get("ses", "")
+    entry = Entry(
+        case_name(image.path.name),
+        str(image.path),
+        source.path,
+        str(labels[0].path) if labels else None,
+        subject,
+        f"ses-{visit}" if visit else "",
+        extra=people.get(subject, {}),
+    )
+    if labels and all(label.suffix == "mask" for label in labels):
+        parts = [(label.entities.get("label", label.suffix), str(label.path)) for label in labels]
+        return replace(entry, parts=tuple(parts))
+    if len(labels) > 1:
+        shown = ", ".join(str(label.path) for label in labels)
+        told = f"{image.path}: {len(labels)} labels fit, {shown}"
+        return entry.but(
+            Finding("several_labels", "error", told, "narrow `labels` by pipeline or entities")
+        )
+    return entry
+
+
+def _asked(text: str, where: str) -> Named:
+    named = Named.of(Path(f"x-x_{text}"))
+    if named is None or suffix_of(text):
+        raise MedclError(
+            f"{where}: '{text}' is no suffix with entities; write T1w, or acq-highres_T1w"
+        )
+    entities = {key: value for key, value in named.entities.items() if key != "x"}
+    return replace(named, entities=entities)
+
+
+def _named(root: Path) -> list[Named]:
+    """Every volume below the subjects' folders."""
+    found = []
+    for folder in sorted(root.glob("sub-*")):
+        for _, files in walk(folder):
+            for file in files:
+                named = Named.of(file) if suffix_of(file.name) else None
+                if named is not None and "sub" in named.entities:
+                    found.append(named)
+    return found
+
+
+def _derivatives(path: Path, labels: str, where: str) -> list[Named]:
+    pipeline, _, text = labels.rpartition("/")
+    asked = _asked(text, f"{where}.labels")
+    folders = sorted((path / "derivatives").glob(pipeline or "*"))
+    if not folders:
+        raise MedclError(
+            f"{where}.labels: {path / 'derivatives'} has no folder '{pipeline or '*'}'"
+        )
+    return [named for folder in folders for named in _named(folder) if named.is_asked(asked)]
+
+
+def _participants(table: Path) -> dict[str, dict[str, str]]:
+    """Columns of participants.tsv by participant."""
+    if not table.is_file():
+        return {}
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return {
+        row["participant_id"]: {
+            (name if name not in COLUMNS else f"table_{name}"): value or ""
+            for name, value in row.items()
+            if name and name != "participant_id"
+        }
+        for row in rows
+        if row.get("participant_id")
+    }

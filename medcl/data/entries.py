@@ -1,0 +1,93 @@
+"""One input of a dataset, and what all layouts share: names of cases, walks through folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medcl.config import Source
+from medcl.data.checks import Finding
+from medcl.data.dicom import Series
+from medcl.data.volume import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One input. `image` is a file or a folder with a DICOM series, `series` its headers if read.
+
+    `parts` make up the label where it is no single file: (structure, mask file), or ("", DICOM
+    object) for objects that name their structures; `label` is then the first of them.
+
+    subject None: the DICOM header or the case name says. modality None: header or dataset say.
+    """
+
+    case: str
+    image: str | None
+    source: str
+    label: str | None = None
+    subject: str | None = None
+    visit: str = ""
+    modality: str | None = None
+    channels: int = 1
+    extra: dict[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    skipped: bool = False
+    parts: tuple[tuple[str, str], ...] = ()
+    series: Series | None = None
+
+    def but(self, *findings: Finding, skipped: bool = False) -> Entry:
+        """The same entry with more findings."""
+        return replace(self, findings=(*self.findings, *findings), skipped=skipped or self.skipped)
+
+
+def not_used(used: set[Path], source: Source) -> Iterator[Entry]:
+    """Volumes that lie beside used ones and belong to no case: said, not passed over."""
+    for folder in sorted({file.parent for file in used}):
+        for file in visible_files(folder) if folder.is_dir() else ():
+            if file not in used and suffix_of(file.name):
+                yield skipped_file(file, source)
+
+
+def skipped_file(file: Path, source: Source) -> Entry:
+    reason = f"{file}: belongs to no case of layout {source.layout}"
+    finding = Finding("not_used", "info", reason, "change the pattern or table to use it")
+    return Entry(case_name(file.name), str(file), source.path).but(finding, skipped=True)
+
+
+def lonely_label(label: str) -> Finding:
+    return Finding(
+        "label_without_image",
+        "error",
+        f"{label}: a label without an image",
+        "supply the image, or remove the label",
+    )
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Folders and their files, sorted, hidden ones left out; links to folders are followed once."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(folder), [Path(folder, f) for f in sorted(files) if not f.startswith(".")]
+
+
+def visible_files(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+
+
+def suffix_of(name: str) -> str:
+    """.nii.gz and the like, "" for what is no volume."""
+    return next((s for s in sorted(SUFFIXES, reverse=True) if name.lower().endswith(s)), "")
+
+
+def case_name(path: str) -> str:
+    """A case name from a relative path: parts joined by _, without the suffix of a volume."""
+    text = path[: len(path) - len(suffix_of(path))]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-") or "case"

@@ -1,0 +1,199 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from medcl.config import Source
+from medcl.data.sources import list_entries
+from medcl.errors import MedclError
+
+
+def touch(root: Path, *files: str) -> None:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+
+
+def entries(root: Path, **keys: object) -> list[tuple]:
+    """(case, image, label, subject, visit), without what is skipped."""
+    found = list_entries([Source.model_validate(keys)], str(root))
+    return [
+        (e.case, below(root, e.image), below(root, e.label), e.subject, e.visit)
+        for e in found
+        if not e.skipped
+    ]
+
+
+def below(root: Path, path: str | None) -> str | None:
+    return str(Path(path).relative_to(root)) if path else None
+
+
+def codes(root: Path, **keys: object) -> list[str]:
+    found = list_entries([Source.model_validate(keys)], str(root))
+    return [finding.code for entry in found for finding in entry.findings]
+
+
+# ------------------------------------------------------------------------------ nnU-Net raw
+
+TWO_CHANNELS = {"channel_names": {"0": "T2", "1": "ADC"}, "file_ending": ".nii.gz"}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    (tmp_path / "dataset.json").write_text(json.dumps(TWO_CHANNELS))
+    touch(tmp_path, *(f"imagesTr/p_01_000{channel}.nii.gz" for channel in (0, 1)))
+    touch(tmp_path, *(f"imagesTs/p_02_000{channel}.nii.gz" for channel in (0, 1)))
+    touch(tmp_path, "labelsTr/p_01.nii.gz")
+    return tmp_path
+
+
+@pytest.mark.parametrize("channel", ["ADC", "adc", 1])
+def test_a_channel_of_nnunet_is_chosen_by_name_or_number(raw, channel) -> None:
+    assert entries(raw, layout="nnunet", channel=channel) == [
+        ("p_01", "imagesTr/p_01_0001.nii.gz", "labelsTr/p_01.nii.gz", None, ""),
+        ("p_02", "imagesTs/p_02_0001.nii.gz", None, None, ""),
+    ]
+    assert codes(raw, layout="nnunet", channel=channel) == ["channel_chosen"] * 2
+
+
+def test_several_channels_without_a_choice_are_refused_by_name(raw) -> None:
+    with pytest.raises(MedclError, match=r"sources\[0\]\.channel: 2 channels .*0 T2, 1 ADC"):
+        entries(raw, layout="nnunet")
+    with pytest.raises(MedclError, match=r"no channel 'ADCC' .* did you mean 'adc'"):
+        entries(raw, layout="nnunet", channel="ADCC")
+
+
+def test_a_case_without_the_chosen_channel_is_listed_for_ingest_to_name(raw) -> None:
+    (raw / "imagesTr" / "p_01_0001.nii.gz").unlink()
+    assert entries(raw, layout="nnunet", channel=1)[0][1] == "imagesTr/p_01_0001.nii.gz"
+
+
+def test_labels_without_images_and_files_without_a_channel_are_told(raw) -> None:
+    touch(raw, "labelsTr/p_03.nii.gz", "imagesTr/odd.nii.gz")
+    told = codes(raw, layout="nnunet", channel=0)
+    assert sorted(told) == ["channel_chosen"] * 2 + ["label_without_image", "not_used"]
+
+
+def test_files_nnunet_lists_one_by_one_are_found_where_they_lie(raw) -> None:
+    listed = {"x": {"images": ["a/t2.nii.gz", "a/adc.nii.gz"], "label": "a/seg.nii.gz"}}
+    (raw / "dataset.json").write_text(json.dumps(TWO_CHANNELS | {"dataset": listed}))
+    assert entries(raw, layout="nnunet", channel="ADC") == [
+        ("x", "a/adc.nii.gz", "a/seg.nii.gz", None, "")
+    ]
+
+
+# ------------------------------------------------------------------------------------ BIDS
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    touch(
+        tmp_path,
+        "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
+        "sub-01/ses-a/anat/sub-01_ses-a_acq-fast_T1w.nii.gz",
+        "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz",
+        "sub-02/anat/sub-02_T1w.nii.gz",
+        "sub-02/anat/sub-02_T2w.nii.gz",
+        "derivatives/manual/sub-01/ses-b/anat/sub-01_ses-b_desc-expert_dseg.nii.gz",
+        "derivatives/manual/sub-02/anat/sub-02_space-T1w_dseg.nii.gz",
+        "derivatives/manual/sub-02/anat/sub-02_space-MNI_dseg.nii.gz",
+    )
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\tsubject\nsub-02\t61\tx\n")
+    return tmp_path
+
+
+def test_bids_images_are_found_by_suffix_and_labels_by_the_entities_they_repeat(tree) -> None:
+    (tree / "sub-01/ses-a/anat/sub-01_ses-a_acq-fast_T1w.nii.gz").unlink()
+    found = entries(tree, layout="bids", images="T1w", labels="manual/dseg")
+    label = "derivatives/manual/sub-01/ses-b/anat/sub-01_ses-b_desc-expert_dseg.nii.gz"
+    assert [(case, label, subject, visit) for case, _, label, subject, visit in found[:3]] == [
+        ("sub-01_ses-a_T1w", None, "sub-01", "ses-a"),
+        ("sub-01_ses-b_T1w", label, "sub-01", "ses-b"),
+        (
+            "sub-02_T1w",
+            "derivatives/manual/sub-02/anat/sub-02_space-T1w_dseg.nii.gz",
+            "sub-02",
+            "",
+        ),
+    ]
+    assert found[3][:2] == ("sub-02_space-MNI_dseg", None)  # of another space: told, not used
+    assert codes(tree, layout="bids", images="T1w", labels="dseg") == ["label_without_image"]
+
+
+def test_entities_narrow_the_images(tree) -> None:
+    found = entries(tree, layout="bids", images="acq-*_T1w")
+    assert [case for case, *_ in found] == ["sub-01_ses-a_acq-fast_T1w"]
+
+
+def test_a_label_that_fits_two_images_is_refused(tree) -> None:
+    touch(tree, "derivatives/manual/sub-01/ses-a/anat/sub-01_ses-a_dseg.nii.gz")
+    assert "label_ambiguous" in codes(tree, layout="bids", images="T1w", labels="dseg")
+
+
+def test_a_label_of_no_session_is_not_taken_for_that_of_one(tree) -> None:
+    touch(tree, "derivatives/second/sub-01/sub-01_dseg.nii.gz")
+    told = codes(tree, layout="bids", images="acq-fast_T1w", labels="second/dseg")
+    assert told == ["label_without_image"]
+
+
+def test_two_labels_of_one_image_are_refused(tree) -> None:
+    touch(tree, "derivatives/second/sub-02/anat/sub-02_space-T1w_dseg.nii.gz")
+    assert "several_labels" in codes(tree, layout="bids", images="T1w", labels="dseg")
+    told = codes(tree, layout="bids", images="T1w", labels="second/dseg")
+    assert "several_labels" not in told
+
+
+def test_masks_of_bids_are_named_by_their_label(tree) -> None:
+    folder = "derivatives/nn/sub-02/anat/"
+    touch(tree, f"{folder}sub-02_label-GM_mask.nii", f"{folder}sub-02_label-WM_mask.nii")
+    keys = {"layout": "bids", "images": "T1w", "labels": "label-*_mask"}
+    (entry,) = (e for e in list_entries([Source.model_validate(keys)], str(tree)) if e.parts)
+    assert [name for name, _ in entry.parts] == ["GM", "WM"]
+
+
+def test_participants_give_extra_columns(tree) -> None:
+    (entry,) = list_entries([Source(layout="bids", images="T2w")], str(tree))
+    assert entry.extra == {"age": "61", "table_subject": "x"}
+
+
+def test_bids_without_images_or_with_a_path_is_explained(tree) -> None:
+    with pytest.raises(MedclError, match="required by layout bids"):
+        entries(tree, layout="bids")
+    with pytest.raises(MedclError, match="is no suffix"):
+        entries(tree, layout="bids", images="anat/T1w.nii.gz")
+    with pytest.raises(MedclError, match="has no folder 'mnual'"):
+        entries(tree, layout="bids", images="T1w", labels="mnual/dseg")
+
+
+# ----------------------------------------------------------------------------------- nnssl
+
+
+def table(path: str, modality: str = "T1w") -> dict:
+    image = {"name": "a.nii.gz", "modality": modality, "image_path": path}
+    sessions = {"ses-1": {"session_id": "ses-1", "images": [image]}}
+    subjects = {"sub-1": {"subject_id": "sub-1", "sessions": sessions}}
+    return {"dataset_index": 1, "name": None, "subjects": subjects}
+
+
+def write_table(root: Path, **datasets: dict) -> None:
+    content = {"collection_index": 1, "collection_name": "c", "datasets": datasets}
+    (root / "pretrain_data.json").write_text(json.dumps(content))
+
+
+def test_images_of_nnssl_are_found_and_its_subjects_told_apart_by_dataset(tmp_path) -> None:
+    folder = tmp_path / "Dataset001"
+    touch(folder, "x/a.nii.gz", "b.nii.gz")
+    other = table("b.nii.gz", "CT") | {"name": "Other"}
+    write_table(folder, d1=table("$nnssl_raw/Dataset001/x/a.nii.gz") | {"name": "One"}, d2=other)
+    assert entries(tmp_path, layout="nnssl", path="Dataset001") == [
+        ("One_sub-1_ses-1_a", "Dataset001/x/a.nii.gz", None, "One_sub-1", "ses-1"),
+        ("Other_sub-1_ses-1_a", "Dataset001/b.nii.gz", None, "Other_sub-1", "ses-1"),
+    ]
+    only = entries(tmp_path, layout="nnssl", path="Dataset001/pretrain_data.json", images="CT")
+    assert [case for case, *_ in only] == ["Other_sub-1_ses-1_a"]
+
+
+def test_a_table_that_is_none_of_nnssl_is_refused(tmp_path) -> None:
+    (tmp_path / "pretrain_data.json").write_text('{"datasets": {"a": {}}}')
+    with pytest.raises(MedclError, match="not a table of nnssl"):
+        entries(tmp_path, layout="nnssl")

@@ -1,0 +1,171 @@
+"""Pretraining and fine-tuning as stages: what they write, what they take, how they fail."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from medcl.config import Intensity, Split
+from medcl.data.cases import Case
+from medcl.data.plan import Plan
+from medcl.data.splits import assign, write_splits
+from medcl.data.store import write_case, write_manifest
+from medcl.errors import MedclError
+from medcl.files import read_json, write_json, write_yaml
+from medcl.stages import finetune, pretrain
+from medcl.training import checkpoint
+from medcl.training.run import work_folder
+
+CROP = (8, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Store, splits and plan of eight subjects: a bright cube is the class."""
+    root = tmp_path_factory.mktemp("study")
+    rng = np.random.default_rng(0)
+    cases, entries = [], []
+    for number in range(8):
+        name = f"s{number}"
+        label = np.zeros((10, 10, 10), np.uint8)
+        x = int(rng.integers(1, 5))
+        label[x : x + 4, 3:7, 3:7] = 1
+        image = (label + rng.normal(0, 0.1, label.shape))[None].astype(np.float32)
+        entries.append(write_case(root / "store", name, name, image, label))
+        hashes = {"image_sha256": "", "voxel_sha256": name, "label_sha256": ""}
+        cases.append(
+            Case(
+                case=name, subject=name, visit="", image=f"{name}.nii", label=f"{name}l.nii",
+                modality="MR", channels=1, shape=(10, 10, 10), spacing=(1.0, 1.0, 1.0),
+                orientation="RAS", source="test", extra={}, **hashes,
+            )
+        )  # fmt: skip
+    write_manifest(root / "store", entries, plan_sha256="", failed={})
+    write_splits(root / "splits.csv", assign(cases, Split(test=2, validation=2)))
+    plan = Plan(
+        modality="MR", classes={"cube": 1}, spacing=(1.0, 1.0, 1.0), crop=CROP,
+        strides=((1, 1, 1), (2, 2, 2)), channels=1, intensity=Intensity(rule="zscore"),
+        body_threshold=None, threads=1, fingerprint={},
+    )  # fmt: skip
+    write_yaml(root / "plan.yaml", plan.to_dict())
+    return root
+
+
+def call(stage: object, study: Path, out: Path, *more: str, width: int = 2, **settings: object):
+    parser = argparse.ArgumentParser()
+    stage.add_arguments(parser)  # type: ignore[attr-defined]
+    reads = ["--store", str(study / "store/manifest.json"), "--plan", str(study / "plan.yaml")]
+    reads += ["--splits", str(study / "splits.csv"), "--network", f"{{name: unet, width: {width}}}"]
+    writes = ["--out", str(out), "--work", str(out / "work")]
+    arguments = ["--settings", yaml.safe_dump(settings), *reads, *writes, *more]
+    stage.run(parser.parse_args(arguments))  # type: ignore[attr-defined]
+    return read_json(out / "summary.json")
+
+
+def tune(study: Path, out: Path, *more: str, **settings: object):
+    settings = {"steps": 3, "validate_every": 2} | settings
+    return call(finetune, study, out, "--labelled", "1", "--replicate", "0", *more, **settings)
+
+
+def test_an_encoder_is_pretrained_and_its_tensors_start_the_fine_tuning(
+    study: Path, tmp_path: Path
+) -> None:
+    mae = {"objective": {"name": "mae"}, "steps": 2}
+    pretrained = call(pretrain, study, tmp_path / "mae", "--seed", "1", **mae)
+    assert pretrained["status"] == "ok"
+    assert pretrained["diagnosis"]
+    tuned = tune(study, tmp_path / "ft", "--encoder", str(tmp_path / "mae/encoder.pt"))
+    taken = tuned["transfer"]["taken"]
+    assert tuned["transfer"]["share"] == 1
+    assert all(name.startswith(("down.", "up.", "merge.")) for name in taken)
+    assert {row["name"] for row in tuned["transfer"]["not_taken"]} == {"head.weight", "head.bias"}
+    assert len(tuned["subset"]) == 1
+    assert len(tuned["validation"]) == 2
+    content = checkpoint.load(tmp_path / "ft/model.pt")
+    assert content["weights"].keys() == {"last", "selected"}
+
+
+def test_the_control_draws_the_same_head_the_same_crops_and_the_same_subset(
+    study: Path, tmp_path: Path
+) -> None:
+    mae = {"objective": {"name": "mae"}, "steps": 1}
+    call(pretrain, study, tmp_path / "mae", **mae)
+    encoder = ["--encoder", str(tmp_path / "mae/encoder.pt")]
+    tiny = {"steps": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
+    scratch = tune(study, tmp_path / "a", **tiny)
+    arm = tune(study, tmp_path / "b", *encoder, **tiny)
+    assert scratch["subset"] == arm["subset"]
+    assert scratch["seed"] == arm["seed"]
+    heads = [
+        checkpoint.load(tmp_path / name / "model.pt")["weights"]["last"]["head.weight"]
+        for name in "ab"
+    ]
+    assert torch.equal(*heads)
+
+
+def test_a_diverged_run_writes_its_outputs_and_says_why(study: Path, tmp_path: Path) -> None:
+    summary = tune(study, tmp_path, steps=40, learning_rate=1e30, warmup=0.0, clip=1e30)
+    assert summary["status"] == "failed"
+    assert "loss is" in summary["reason"]
+    assert len((tmp_path / "log.csv").read_text().splitlines()) > 1
+    with pytest.raises(MedclError, match="its training failed"):
+        checkpoint.load_model(tmp_path / "model.pt")
+
+
+def test_a_failed_pretraining_fails_its_fine_tuning_with_the_reason(
+    study: Path, tmp_path: Path
+) -> None:
+    broken = {"objective": {"name": "mae"}, "steps": 40, "learning_rate": 1e30}
+    broken |= {"warmup": 0.0, "clip": 1e30}
+    assert call(pretrain, study, tmp_path / "mae", **broken)["status"] == "failed"
+    summary = tune(study, tmp_path / "ft", "--encoder", str(tmp_path / "mae/encoder.pt"))
+    assert summary["status"] == "failed"
+    assert "its pretraining failed" in summary["reason"]
+
+
+def test_an_encoder_of_another_network_is_refused(study: Path, tmp_path: Path) -> None:
+    call(pretrain, study, tmp_path / "mae", width=4, objective={"name": "mae"}, steps=1)
+    with pytest.raises(MedclError, match="of the parameters fit"):
+        tune(study, tmp_path / "ft", "--encoder", str(tmp_path / "mae/encoder.pt"))
+
+
+def test_more_labels_than_there_are_is_a_failure_with_numbers(study: Path, tmp_path: Path) -> None:
+    summary = call(finetune, study, tmp_path, "--labelled", "9", "--replicate", "0", steps=1)
+    assert summary["status"] == "failed"
+    assert "there are 4 candidates" in summary["reason"]
+
+
+def test_a_subset_with_a_case_that_could_not_be_prepared_is_no_subset(
+    study: Path, tmp_path: Path
+) -> None:
+    manifest = read_json(study / "store/manifest.json")
+    subset = tune(study, tmp_path / "whole", steps=1)["subset"]
+    manifest["failed"] = {subset[0]: "no body was found"}
+    manifest["cases"] = [case for case in manifest["cases"] if case["case"] != subset[0]]
+    write_json(study / "store/less.json", manifest)
+    less = ["--store", str(study / "store/less.json")]
+    summary = tune(study, tmp_path / "less", *less, steps=1)
+    assert summary["status"] == "failed"
+    assert "could not be prepared: no body was found" in summary["reason"]
+
+
+def test_a_store_of_another_plan_is_refused(study: Path, tmp_path: Path) -> None:
+    manifest = read_json(study / "store/manifest.json") | {"plan_sha256": "of another"}
+    write_json(study / "store/other.json", manifest)
+    with pytest.raises(MedclError, match="prepared by another plan"):
+        tune(study, tmp_path, "--store", str(study / "store/other.json"))
+
+
+def test_another_label_is_another_run(study: Path, tmp_path: Path) -> None:
+    file = study / "store/manifest.json"
+    same = work_folder(tmp_path, {"a": 1}, {"store": str(file)})
+    (same / "state.pt").touch()
+    assert work_folder(tmp_path, {"a": 1}, {"store": str(file)}) == same
+    manifest = read_json(file)
+    manifest["cases"][0]["made_from"] = "a mended label"
+    write_json(tmp_path / "mended.json", manifest)
+    assert work_folder(tmp_path, {"a": 1}, {"store": str(tmp_path / "mended.json")}) != same
+    assert not same.exists()
