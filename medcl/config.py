@@ -53,7 +53,7 @@ class Source(Section):
         description="files: every image of a folder is a case; folders: patterns with {subject} "
         "and optionally {visit}; csv: a table with columns subject, image, label; msd: a folder "
         "with dataset.json; nnunet: nnU-Net's raw folder; bids: a BIDS dataset; nnssl: a "
-        "pretrain_data.json; dicom: one series per folder"
+        "pretrain_data.json; dicom: a tree with series in any order, each volume a case"
     )
     path: str = Field(".", description="folder or table, relative to the dataset's root")
     images: str | None = Field(
@@ -111,6 +111,37 @@ class PlanKeys(Section):
     threads: Count | None = Field(None, description="threads of a training process")
 
 
+class Dicom(Section):
+    """How DICOM series become volumes; what is mended is marked in the findings of the case."""
+
+    several_volumes: Literal["split", "refuse"] = Field(
+        "split",
+        description="a series with several volumes (time points, echoes, b-values): each its own "
+        "case with its value in the name, or refused",
+    )
+    allow_missing_slices: bool = Field(
+        False,
+        description="fill missing slices and even out uneven distances by linear interpolation",
+    )
+    gantry_tilt: Literal["refuse", "shear"] = Field(
+        "refuse", description="shear: resample a tilted stack onto a grid with right angles"
+    )
+    fewest_slices: int = Field(
+        3, ge=2, description="a series with fewer is refused; with 2 a gap would not show"
+    )
+    localisers: Literal["skip", "keep"] = Field(
+        "skip", description="survey images: few slices in several orientations, or named so"
+    )
+    suv: bool = Field(
+        False,
+        description="PET in standardised uptake values by body weight instead of the unit its "
+        "header names (Bq/mL after each slice's own slope)",
+    )
+    keep_identifiers: bool = Field(
+        False, description="record names, dates and descriptions of converted series"
+    )
+
+
 class PhantomKeys(Section):
     """The generated torso data of the default study."""
 
@@ -158,6 +189,7 @@ class Dataset(Section):
         "known", description="unknown: cases are treated as subjects, and the report says so first"
     )
     phantom: PhantomKeys | None = Field(None, description="generate the data instead of reading it")
+    dicom: Dicom = Field(default_factory=Dicom, description="see `dataset.dicom.*`")
     plan: PlanKeys = Field(default_factory=PlanKeys, description="choices that win over the plan's")
 
     @field_validator("classes")

@@ -189,10 +189,8 @@ def _belongs(path: str, dataset: Dataset, series: Series | None) -> list[Finding
     if series is None:
         return []
     reference = Reference.of(dataset)
-    header = series.slices[0].dataset
-    uid, frame = (
-        str(header.get(k, "") or "") for k in ("SeriesInstanceUID", "FrameOfReferenceUID")
-    )
+    header = series.stack.planes[0].header
+    uid, frame = header.text("SeriesInstanceUID"), header.text("FrameOfReferenceUID")
     if not reference.series or uid in reference.series:
         return []
     if frame and frame in reference.frames_of_reference:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from medcl.config import Source
 from medcl.data.checks import Finding
+from medcl.data.dicom import Series
 from medcl.data.volume import SUFFIXES
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One input. `image` is a file or a folder with a DICOM series.
+    """One input. `image` is a file or a folder with a DICOM series, `series` its headers if read.
 
     `parts` make up the label where it is no single file: (structure, mask file), or ("", DICOM
     object) for objects that name their structures; `label` is then the first of them.
@@ -35,6 +36,7 @@ class Entry:
     findings: tuple[Finding, ...] = ()
     skipped: bool = False
     parts: tuple[tuple[str, str], ...] = ()
+    series: Series | None = None
 
     def but(self, *findings: Finding, skipped: bool = False) -> Entry:
         """The same entry with more findings."""

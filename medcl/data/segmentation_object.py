@@ -12,11 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from jaxtyping import UInt8
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from medcl.data.dicom import PIXELS, Series
+from medcl.data.dicom import Series
+from medcl.data.dicom_header import quiet
 from medcl.data.volume import LPS_TO_RAS, Volume, VolumeError
 from medcl.files import replacing
 
@@ -85,10 +87,11 @@ def _segmentation(
         )
         for number, name in enumerate(classes, 1)
     ]
-    by_file = {id(item.dataset): item.dataset for item in series.slices}
-    sources = [_header(dataset) for dataset in by_file.values()]
+    files = dict.fromkeys(plane.header.path for plane in series.stack.planes)
+    sources = [_header(path) for path in files]
     first = sources[0]
     seed = [str(first.SeriesInstanceUID), planes.tobytes().hex(), *classes]
+    seed += [f"{p.header.text('SOPInstanceUID')}#{p.frame}" for p in series.stack.planes]
     volume = hd.Volume(
         planes,
         _planes_affine(label),
@@ -113,19 +116,16 @@ def _segmentation(
     )
 
 
-def _header(dataset: Dataset) -> Dataset:
-    """A copy without pixels, in which what anonymisation has removed stands empty."""
-    header = Dataset()
-    for element in dataset:
-        if element.keyword not in PIXELS:
-            header.add(element)
-    header.file_meta = dataset.file_meta
+def _header(path: str) -> Dataset:
+    """The header of one file; what anonymisation has removed stands empty."""
+    with quiet():
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     for keyword in MAY_BE_EMPTY:
         if keyword not in header:
             setattr(header, keyword, "")
     for keyword in ("SOPClassUID", "SOPInstanceUID"):
         if not header.get(keyword):
-            setattr(header, keyword, dataset.file_meta[f"MediaStorage{keyword}"].value)
+            setattr(header, keyword, header.file_meta[f"MediaStorage{keyword}"].value)
     return header
 
 

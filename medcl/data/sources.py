@@ -1,7 +1,8 @@
 """Layouts of datasets: where images and labels lie, and what each case is called.
 
 A case is named after its file or folder, so that its name stays when others come or go. Nothing
-is opened here but tables; whether a file is any good is for `data/checks.py` to say.
+is opened here but tables and the headers of DICOM trees; whether a file is any good is for
+`data/checks.py` to say.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medcl.config import Source
+from medcl.config import Dicom, Source
 from medcl.data.bids import bids
 from medcl.data.cases import COLUMNS
 from medcl.data.checks import Finding
-from medcl.data.dicom import is_dicom
+from medcl.data.dicom import DEFAULT, is_dicom
+from medcl.data.dicom_tree import holds_dicom, read_tree
 from medcl.data.entries import Entry
 from medcl.data.entries import case_name as _name
 from medcl.data.entries import lonely_label as _lonely
@@ -33,6 +35,7 @@ from medcl.data.entries import visible_files as _visible
 from medcl.data.entries import walk as _walk
 from medcl.data.layouts import nnssl, nnunet
 from medcl.data.pairing import Pairing, pair
+from medcl.data.series import SKIPPED, read_files
 from medcl.data.volume import SUFFIXES
 from medcl.errors import MedclError
 from medcl.files import read_json
@@ -42,7 +45,7 @@ TABLE_COLUMNS = ("case", "subject", "visit", "image", "label", "modality")
 TABLES = (".csv", ".tsv")
 
 
-def list_entries(sources: Iterable[Source], root: str = ".") -> list[Entry]:
+def list_entries(sources: Iterable[Source], root: str = ".", dicom: Dicom = DEFAULT) -> list[Entry]:
     """Every input of every source, in order; raises MedclError where a source finds nothing."""
     entries: list[Entry] = []
     for index, source in enumerate(sources):
@@ -52,7 +55,10 @@ def list_entries(sources: Iterable[Source], root: str = ".") -> list[Entry]:
             raise MedclError(
                 f"{where}.path: {path} does not exist; paths are relative to the dataset's root"
             )
-        found = list(LAYOUTS[source.layout](source, path, where))
+        if source.layout == "dicom":
+            found = list(_dicom(source, path, where, dicom))
+        else:
+            found = list(LAYOUTS[source.layout](source, path, where))
         if not found:
             raise MedclError(
                 f"{where}: no images in {path} (layout {source.layout}); "
@@ -72,7 +78,7 @@ def list_entries(sources: Iterable[Source], root: str = ".") -> list[Entry]:
 def guess_sources(path: Path, *, labels: bool = True) -> list[Source]:
     """The layout of a folder or file nobody described; paths are seen from the working folder.
 
-    `labels`: look for objects that mark structures, which means opening every DICOM file.
+    `labels`: use objects of a DICOM tree that mark structures.
     """
     if not path.exists():
         raise MedclError(f"{path}: no such file or folder; check --source")
@@ -313,30 +319,39 @@ def _msd(source: Source, path: Path, where: str) -> Iterator[Entry]:
     yield from _not_used(used, source)
 
 
-def _dicom(source: Source, path: Path, where: str) -> Iterator[Entry]:
-    """Every folder with DICOM files is one series; objects that mark structures join theirs."""
-    used: set[Path] = set()
-    folders = {}
+def _dicom(source: Source, path: Path, where: str, options: Dicom) -> Iterator[Entry]:
+    """Every volume of every series in the tree; objects that mark structures join their series.
+
+    Every header is read once.
+    """
+    volumes: list[Path] = []
+    tree = {}
     for folder, files in _walk(path):
-        if _holds_dicom(files):
-            folders[folder] = files
-        else:
-            used.update(file for file in files if _suffix(file.name))
-    pairing = pair(folders, path, source.labels) if source.labels else Pairing()
-    for folder in folders:
-        relative = folder.relative_to(path)
-        name = str(relative) if relative.parts else folder.resolve().name
-        if folder in pairing.hold_no_image:
-            continue
-        entry = Entry(_name(name), str(folder), source.path)
-        if source.images and not fnmatch.fnmatchcase(relative.as_posix(), source.images):
+        volumes += [file for file in files if _suffix(file.name)]
+        tree[folder] = read_files([file for file in files if not _suffix(file.name)])
+    pairing = pair(tree.values(), path, source.labels) if source.labels else Pairing()
+    chosen = {}
+    for folder, found in tree.items():
+        found = found.without(pairing.files)
+        relative = folder.relative_to(path).as_posix()
+        if not source.images or fnmatch.fnmatchcase(relative, source.images):
+            chosen[folder] = found
+        elif holds_dicom(found):
             yield _skipped(folder, source)
-            continue
-        yield replace(entry, **pairing.label_of(folder))
+    for item in read_tree(path, chosen, options):
+        entry = Entry(item.name, str(item.folder), source.path, series=item.series)
+        entry = replace(entry, **pairing.label_of(item.uid))
+        if item.problem is None:
+            yield entry
+        elif item.problem.code in SKIPPED:
+            told = replace(Finding.of(item.problem), severity="info")
+            yield entry.but(told, skipped=True)
+        else:
+            yield entry.but(Finding.of(item.problem))
     for file, finding in pairing.unmatched:
         name = _name(file.relative_to(path).with_suffix("").as_posix())
         yield Entry(name, None, source.path, str(file)).but(finding)
-    for file in sorted(used):
+    for file in sorted(volumes):
         yield _skipped(file, source)
 
 
@@ -345,7 +360,6 @@ LAYOUTS = {
     "folders": _folders,
     "csv": _csv,
     "msd": _msd,
-    "dicom": _dicom,
     "nnunet": nnunet,
     "bids": bids,
     "nnssl": nnssl,

@@ -124,11 +124,16 @@ def write_nifti(path: str | Path, volume: Volume) -> None:
     # A quaternion cannot hold shear: then only the sform says where the volume lies.
     image.set_qform(volume.affine, code=0 if is_sheared(volume.affine) else 1)
     image.header.set_xyzt_units("mm")
-    data = image.to_bytes()
     if str(path).lower().endswith(".gz"):
-        data = gzip.compress(data, compresslevel=6, mtime=0)
-    with replacing(path) as partial:
-        partial.write_bytes(data)
+        data = gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
+        with replacing(path) as partial:
+            partial.write_bytes(data)
+        return
+    voxels = np.ascontiguousarray(array.T)  # of a converted series: as it lies, no copy
+    with replacing(path) as partial, open(partial, "wb") as file:
+        image.header["vox_offset"] = 352
+        file.write(image.header.binaryblock + b"\0" * 4)
+        file.write(voxels.data)
 
 
 def reorient(volume: Volume, orientation: str = "RAS") -> Volume:

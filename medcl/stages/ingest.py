@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medcl.config import Dataset, load_section
+from medcl.config import Dataset, Dicom, load_section
 from medcl.data.annotations import Drawing
 from medcl.data.cases import Case, write_cases
 from medcl.data.checks import (
@@ -19,10 +19,11 @@ from medcl.data.checks import (
     missing_file,
     voxel_sha256,
 )
-from medcl.data.dicom import Series, read_series
+from medcl.data.dicom import DEFAULT, Series, read_series
 from medcl.data.entries import Entry
 from medcl.data.labels import LabelRules, read_label
 from medcl.data.parallel import Progress, in_processes
+from medcl.data.series import SKIPPED
 from medcl.data.sources import MODALITIES, guess_sources, list_entries
 from medcl.data.structures import Naming
 from medcl.data.volume import Volume, VolumeError, read_volume, write_nifti
@@ -41,13 +42,15 @@ class Rules:
     modality: str = "other"
     label_rules: LabelRules = field(default_factory=LabelRules)
     labels_required: bool = False
+    dicom: Dicom = DEFAULT
 
     @classmethod
     def of(cls, dataset: Dataset, volumes: Path) -> Rules:
         naming = Naming(dict(dataset.classes), dataset.structures, dataset.ignored_structures)
         drawing = Drawing(dataset.fraction, resample=dataset.label_grid == "any")
         required = dataset.labels == "required"
-        return cls(volumes, dataset.modality, LabelRules(naming, drawing), required)
+        rules = LabelRules(naming, drawing)
+        return cls(volumes, dataset.modality, rules, required, dataset.dicom)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modality", choices=MODALITIES, help="with --source: of files that do not say it"
     )
+    parser.add_argument(
+        "--keep-identifiers", action="store_true", help="record names and dates of DICOM series"
+    )
     parser.add_argument("--threads", type=int, default=1, help="processes")
 
 
@@ -91,12 +97,16 @@ def run(args: argparse.Namespace) -> None:
             raise MedclError("--modality: goes with --source; with --settings it is a key there")
         dataset = load_section(Dataset, args.settings)
         sources, root = dataset.sources, dataset.root
-        rules = Rules.of(dataset, volumes)
+        dicom = dataset.dicom
+        if args.keep_identifiers:
+            dicom = dicom.model_copy(update={"keep_identifiers": True})
+        rules = replace(Rules.of(dataset, volumes), dicom=dicom)
     else:
         sources, root = guess_sources(args.source), "."
-        rules = Rules(volumes, args.modality or "other")
+        dicom = Dicom(keep_identifiers=args.keep_identifiers)
+        rules = Rules(volumes, args.modality or "other", dicom=dicom)
         print(f"{args.source}: read as layout {sources[0].layout}", flush=True)
-    entries = list_entries(sources, root)
+    entries = list_entries(sources, root, dicom)
     outcomes = examine_all(entries, rules, args.threads)
     _write(args.out, outcomes)
     if args.settings is None:
@@ -141,7 +151,7 @@ def examine(entry: Entry, rules: Rules) -> Outcome:
         if not _wrong(findings):
             case, values = _accept(entry, rules, findings)
     except VolumeError as error:
-        if error.code == "not_an_image":
+        if error.code in SKIPPED:
             findings.append(replace(Finding.of(error), severity="info"))
             return Outcome(entry, "skipped", tuple(findings))
         findings.append(Finding.of(error))
@@ -155,7 +165,9 @@ def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case |
     if not Path(entry.image).exists():
         findings.append(missing_file("missing_image_file", entry.image))
         return None, []
-    series = read_series(entry.image) if Path(entry.image).is_dir() else None
+    series = entry.series
+    if series is None and Path(entry.image).is_dir():
+        series = read_series(entry.image, rules.dicom)
     path, volume = _read_image(entry, series, rules)
     findings += series.findings if series else check_nifti_header(entry.image, volume.shape)
     findings += check_image(volume, entry.image, channels=entry.channels)

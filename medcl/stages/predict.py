@@ -227,7 +227,7 @@ def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, s
     _refuse(entry.findings, always=entry.skipped)
     assert entry.image is not None
     path = Path(entry.image)
-    series = read_series(path) if path.is_dir() else None
+    series = entry.series or (read_series(path) if path.is_dir() else None)
     said = series.modality if series and series.modality != "other" else None
     modality = entry.modality or said or args.modality or "unknown"
     if not args.force:

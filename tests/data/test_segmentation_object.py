@@ -6,9 +6,11 @@ import pydicom
 import pytest
 from dicom_objects import write_series
 
+from medcl.config import Source
 from medcl.data.annotations import Reference, read_annotations
 from medcl.data.dicom import Series, read_series
 from medcl.data.segmentation_object import write_segmentation
+from medcl.data.sources import list_entries
 from medcl.data.structures import Naming
 from medcl.data.volume import Volume, VolumeError, read_volume, reorient
 
@@ -25,7 +27,7 @@ def prediction(series: Series) -> Volume:
     array = np.zeros((1, 8, 6, 4), np.uint8)
     array[0, 1:5, 2:5, 1:3] = 4
     array[0, 2, 3, 2] = 2
-    return Volume(array, series.affine)
+    return Volume(array, series.stack.affine)
 
 
 def test_a_prediction_comes_back_as_it_was_and_names_its_series(tmp_path, series) -> None:
@@ -35,11 +37,11 @@ def test_a_prediction_comes_back_as_it_was_and_names_its_series(tmp_path, series
     np.testing.assert_array_equal(back.label.array, label.array)
     assert [finding.code for finding in back.findings] == ["annotation_automatic"]
     ds = pydicom.dcmread(tmp_path / "p.dcm")
-    source = series.slices[1].dataset
-    assert Reference.of(ds).series == (source.SeriesInstanceUID,)
-    assert ds.StudyInstanceUID == source.StudyInstanceUID
-    assert ds.PatientID == source.PatientID
-    place = {str(item.dataset.SOPInstanceUID): item.position for item in series.slices}
+    source = series.stack.planes[1].header
+    assert Reference.of(ds).series == (source.text("SeriesInstanceUID"),)
+    assert ds.StudyInstanceUID == source.text("StudyInstanceUID")
+    assert ds.PatientID == source.text("PatientID")
+    place = {p.header.text("SOPInstanceUID"): p.position for p in series.stack.planes}
     assert len(ds.PerFrameFunctionalGroupsSequence) == 3  # organ on two planes, lesion on one
     for frame in ds.PerFrameFunctionalGroupsSequence:
         image = frame.DerivationImageSequence[0].SourceImageSequence[0]
@@ -52,7 +54,7 @@ def test_another_library_reads_the_same_voxels(tmp_path, series) -> None:
     write_segmentation(tmp_path / "p.dcm", label, series, CLASSES)
     theirs = hd.seg.segread(tmp_path / "p.dcm")
     assert theirs.get_segment_description(2).segment_label == "lesion"
-    uids = [item.dataset.SOPInstanceUID for item in series.slices]
+    uids = [plane.header.text("SOPInstanceUID") for plane in series.stack.planes]
     planes = theirs.get_pixels_by_source_instance(
         uids, combine_segments=True, assert_missing_frames_are_empty=True
     )
@@ -69,8 +71,27 @@ def test_the_same_prediction_gets_the_same_identifiers(tmp_path, series) -> None
     assert a == b != c
 
 
+def test_the_volumes_of_one_series_get_objects_of_their_own(tmp_path) -> None:
+    for echo in (1, 2):
+        write_series(tmp_path / f"{echo}", EchoNumbers=echo)
+    entries = list_entries([Source(layout="dicom")], str(tmp_path))
+    volumes = [entry.series for entry in entries if entry.series]
+    assert len(volumes) == 2
+    assert len({v.stack.planes[0].header.text("SeriesInstanceUID") for v in volumes}) == 1
+    made = []
+    for volume in volumes:
+        write_segmentation(tmp_path / "p.dcm", prediction(volume), volume, CLASSES)
+        ds = pydicom.dcmread(tmp_path / "p.dcm")
+        made.append(ds.SOPInstanceUID)
+        own = {plane.header.text("SOPInstanceUID") for plane in volume.stack.planes}
+        for frame in ds.PerFrameFunctionalGroupsSequence:
+            (image,) = frame.DerivationImageSequence[0].SourceImageSequence
+            assert image.ReferencedSOPInstanceUID in own
+    assert made[0] != made[1]
+
+
 def test_an_empty_prediction_writes_nothing_and_says_so(tmp_path, series) -> None:
-    empty = Volume(np.zeros((1, 8, 6, 4), np.uint8), series.affine)
+    empty = Volume(np.zeros((1, 8, 6, 4), np.uint8), series.stack.affine)
     with pytest.raises(VolumeError) as error:
         write_segmentation(tmp_path / "p.dcm", empty, series, CLASSES)
     assert error.value.code == "empty_label"
@@ -78,8 +99,10 @@ def test_an_empty_prediction_writes_nothing_and_says_so(tmp_path, series) -> Non
 
 
 def test_a_series_without_a_study_is_refused_by_name(tmp_path, series) -> None:
-    for item in series.slices:
-        del item.dataset.StudyInstanceUID
+    for plane in series.stack.planes:
+        header = pydicom.dcmread(plane.header.path)
+        del header.StudyInstanceUID
+        header.save_as(plane.header.path)
     with pytest.raises(VolumeError) as error:
         write_segmentation(tmp_path / "p.dcm", prediction(series), series, CLASSES)
     assert error.value.code == "no_segmentation_object"

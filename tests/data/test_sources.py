@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from medcl.config import Source
-from medcl.data.sources import Entry, guess_sources, list_entries
+from medcl.data.entries import Entry
+from medcl.data.sources import guess_sources, list_entries
 from medcl.errors import MedclError
 
 
@@ -222,8 +223,8 @@ def test_every_folder_with_dicom_is_a_case_named_after_its_way(tmp_path):
     (tmp_path / "p2" / "MR" / "loop").symlink_to(tmp_path / "p2")
     entries = list_entries([source("dicom")], str(tmp_path))
     assert [(e.case, codes(e)) for e in entries] == [
-        ("p1_CT_thin", []),
-        ("p2_MR", []),
+        ("p1_CT_thin", ["unreadable"]),
+        ("p2_MR", ["unreadable"]),
         ("ref", ["not_used"]),
     ]
 

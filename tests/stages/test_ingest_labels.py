@@ -53,6 +53,33 @@ def test_contours_in_a_tree_become_the_label_map_of_their_series(tree) -> None:
     assert made_of["objects"] == ["RS.dcm"]
 
 
+def test_series_and_objects_in_one_folder_find_each_other(tmp_path) -> None:
+    folder = tmp_path / "dicom" / "export"
+    for number, uid in ((3, "1.3"), (4, "1.4"), (5, "1.5")):
+        write_series(tmp_path / "new", uid=uid, SeriesNumber=number, seed=number)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (tmp_path / "new").iterdir():
+            file.rename(folder / f"{number}_{file.name}")
+    write_rtstruct(folder / "a.dcm", GTV, drawn_on="1.3")
+    write_rtstruct(folder / "b.dcm", {"GTV_2": [square(0.5, 0.5, 2.5, 1.5, 2)]}, drawn_on="1.4")
+    record = ingest_tree(tmp_path)
+    assert {name: r["status"] for name, r in record.items()} == dict.fromkeys(
+        ("export_s3", "export_s4", "export_s5"), "accepted"
+    )
+    cases = {case.case: case for case in read_cases(tmp_path / "out" / "cases.csv")}
+    voxels = {
+        name: read_volume(case.label, labels=True).array.sum()
+        for name, case in cases.items()
+        if case.label
+    }
+    assert voxels == {"export_s3": 12, "export_s4": 2}
+    assert codes(record["export_s5"], "info") == ["unlabelled"]
+    run("--settings", settings(tmp_path / "dicom", **TREE | {"sources": [{"layout": "dicom"}]}),
+        "--out", tmp_path / "plain")  # fmt: skip
+    plain = records(tmp_path / "plain")
+    assert codes(plain["export_other"], "info") == ["not_an_image"]
+
+
 def test_objects_lie_among_the_images_and_are_chosen_by_their_path(tree) -> None:
     folder = tree / "dicom" / "p1" / "ct"
     write_rtstruct(folder / "draft.dcm", GTV)

@@ -1,5 +1,6 @@
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from torch import nn
@@ -272,6 +273,23 @@ def test_a_new_dicom_series_comes_back_on_its_own_grid(new):
     written = read_annotations([str(new.out / "anna.seg.dcm")], label, naming, scan_series)
     np.testing.assert_array_equal(written.label.array, label.array)
     assert [finding.code for finding in written.findings] == ["annotation_automatic"]
+
+
+def test_each_series_of_one_folder_is_predicted(new):
+    folder = new.folder / "tree"
+    for name in ("anna", "berta"):
+        write_series(new.folder / name, Volume(np.abs(scan()[0].array), np.eye(4)), name,
+                     np.random.default_rng(0))  # fmt: skip
+        folder.mkdir(exist_ok=True)
+        for file in (new.folder / name).iterdir():
+            file.rename(folder / f"{name}{file.name}")
+    assert new(folder, "--force") == 0
+    made = sorted(path.name for path in new.out.iterdir())
+    assert len([name for name in made if name.endswith(".nii.gz")]) == 2
+    named = set()
+    for file in new.out.glob("*.seg.dcm"):
+        named.add(pydicom.dcmread(file).PatientID)
+    assert named == {"anna", "berta"}
 
 
 def test_refused_scans_are_named_and_the_others_go_on(new, capsys):

@@ -1,0 +1,189 @@
+"""Files in any order become series, and each series its volumes.
+
+Files belong together by patient, study and series, wherever they lie. Copies of a slice are used
+once. What is no volume is refused by name, or skipped if it is a localiser.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medcl.config import Dicom
+from medcl.data.checks import Finding
+from medcl.data.dicom_header import Header, NotDicomError, read_header, reason
+from medcl.data.dicom_pixels import same_pixels
+from medcl.data.dicom_planes import Plane, planes_of
+from medcl.data.dicom_split import is_scout, localiser, split
+from medcl.data.dicom_stack import Stack, same_direction, stack
+from medcl.data.volume import VolumeError
+
+SKIPPED = ("not_an_image", "localiser")  # codes of what is left out on purpose
+
+
+@dataclass
+class Files:
+    """What lies in some folders: images, other objects and files that cannot be read."""
+
+    images: list[Header] = field(default_factory=list)
+    others: dict[Path, Header] = field(default_factory=dict)
+    damaged: dict[Path, NotDicomError] = field(default_factory=dict)
+
+    def without(self, paths: Collection[Path]) -> Files:
+        """The same without some of the other objects."""
+        left = {path: header for path, header in self.others.items() if path not in paths}
+        return replace(self, others=left)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One volume of a series, or why there is none. `name` tells it from others of its series."""
+
+    headers: tuple[Header, ...]
+    name: str
+    result: Stack | VolumeError
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The folder all its files lie in."""
+        parents = {os.path.dirname(header.path) for header in self.headers}
+        return Path(os.path.commonpath(parents) if len(parents) > 1 else parents.pop())
+
+
+def read_files(paths: Sequence[Path]) -> Files:
+    """Read every header once."""
+    files = Files()
+    for path in paths:
+        try:
+            header = read_header(path)
+        except NotDicomError as error:
+            files.damaged[path] = error
+        except OSError as error:
+            files.damaged[path] = NotDicomError(reason(error), damaged=True)
+        else:
+            if header.kind:
+                files.others[path] = header
+            else:
+                files.images.append(header)
+    return files
+
+
+def group(images: Sequence[Header]) -> list[list[Header]]:
+    """The images of each series, sorted by path.
+
+    A series may lie in several folders. Folders that hold the same objects are copies of it, and
+    stay apart; so do images that name no series.
+    """
+    series: dict[tuple[str, ...], list[Header]] = defaultdict(list)
+    for header in sorted(images, key=lambda header: header.path):
+        uid = header.text("SeriesInstanceUID")
+        key = (header.text("PatientID"), header.text("StudyInstanceUID"), uid)
+        series[key if uid else (*key, os.path.dirname(header.path))].append(header)
+    groups = []
+    for headers in series.values():
+        folders: dict[str, list[Header]] = defaultdict(list)
+        for header in headers:
+            folders[os.path.dirname(header.path)].append(header)
+        objects = [uids_of(part) for part in folders.values()]
+        if sum(map(len, objects)) > len(set().union(*objects)):
+            groups += list(folders.values())
+        else:
+            groups.append(headers)
+    return groups
+
+
+def uids_of(headers: Sequence[Header]) -> set[str]:
+    return {header.text("SOPInstanceUID") or header.path for header in headers}
+
+
+def volumes_of(where: str, headers: Sequence[Header], options: Dicom) -> list[Found]:
+    """The volumes of one series; what is wrong with one stands in its place."""
+    try:
+        planes, findings = _without_copies(where, _planes(headers))
+        findings += _inverted(where, headers)
+        parts = list(split(where, planes, options))
+    except VolumeError as error:
+        return [Found(tuple(headers), "", error)]
+    found = []
+    for name, part in parts:
+        result: Stack | VolumeError
+        try:
+            if not options.allow_missing_slices:
+                _check_whole(where, part, parts)
+            result = stack(where, part, options)
+        except VolumeError as error:
+            result = error
+        used = dict.fromkeys(plane.header for plane in part)
+        if len(parts) == 1 and len(part) < len(planes):
+            findings = [*findings, *_told(where, [p for p in planes if p not in part])]
+        found.append(Found(tuple(used), name, result, tuple(findings)))
+    return found
+
+
+def _check_whole(where: str, part: list[Plane], parts: Sequence[tuple[str, list[Plane]]]) -> None:
+    """A volume must not lack a place that another of its series and orientation holds."""
+    most = max(len(other) for _, other in parts if same_direction(other[0], part[0]))
+    if len(part) < most:
+        raise VolumeError(
+            "missing_slices",
+            f"{where}: {most - len(part)} of {most} slices are missing in a volume of the series "
+            f"(that of {part[0].name})",
+            "supply the slices, add the case to `exclude`, or set `dicom.allow_missing_slices`",
+        )
+
+
+def _planes(headers: Sequence[Header]) -> list[Plane]:
+    planes = []
+    for header in headers:
+        try:
+            planes += planes_of(header)
+        except VolumeError as error:
+            if not is_scout(headers):
+                raise
+            raise localiser(os.path.dirname(header.path), len(headers)) from error
+    return planes
+
+
+def _without_copies(where: str, planes: list[Plane]) -> tuple[list[Plane], list[Finding]]:
+    """The planes without those stored twice under one instance identifier."""
+    first: dict[tuple, Plane] = {}
+    copies: list[Plane] = []
+    for plane in planes:
+        uid = plane.header.text("SOPInstanceUID")
+        marks = tuple(sorted(plane.marks.items()))
+        key = (
+            uid or plane.header.path,
+            plane.frame,
+            plane.position,
+            plane.row,
+            plane.column,
+            marks,
+        )
+        if first.setdefault(key, plane) is plane:
+            continue
+        if not same_pixels(first[key], plane):
+            raise VolumeError(
+                "duplicate_slices",
+                f"{where}: {first[key].name} and {plane.name} carry one identifier and differ",
+                "remove the wrong one",
+            )
+        copies.append(plane)
+    return list(first.values()), _told(where, copies)
+
+
+def _inverted(where: str, headers: Sequence[Header]) -> list[Finding]:
+    if all(h.text("PhotometricInterpretation") != "MONOCHROME1" for h in headers):
+        return []
+    told = f"{where}: high values are meant to be dark (MONOCHROME1); they are kept as stored"
+    return [Finding("inverted", "warning", told, "invert them if other cases are not so")]
+
+
+def _told(where: str, copies: Sequence[Plane]) -> list[Finding]:
+    if not copies:
+        return []
+    told = f"{where}: {len(copies)} slices are stored twice, such as {copies[0].name}; used once"
+    return [Finding("duplicate_slices", "warning", told, "remove the copies")]
