@@ -217,12 +217,12 @@ class Dataset(Section):
 
 
 class Split(Section):
-    """Who is held out. Counts are subjects; a share is of the labelled subjects."""
+    """Who is held out. Counts are subjects."""
 
-    test: Count | Share | list[str] = Field(
-        0.25,
-        description="test subjects: number, share or names; a share is of the labelled "
-        "subjects and moves when labels come or go",
+    test: Count | list[str] = Field(
+        5,
+        description="test subjects: number or names; no share, because it would move when "
+        "labels come or go",
     )
     validation: Count | list[str] = Field(
         4, description="validation subjects; a run with n labels uses the first max(2, n) of them"

@@ -76,7 +76,7 @@ def test_a_killed_study_goes_on_after_unlock_and_ends_with_the_same_weights(
     finished: Path, tmp_path: Path
 ) -> None:
     study = ["--configfile", micro_study(tmp_path)]
-    work = tmp_path / S / "work/pretrain/mae/s0"
+    work = tmp_path / S / "state/pretrain/mae/s0"
     start = command("--cores", "2", *study)
     kill_when(start, tmp_path, lambda: bool(list(work.glob("*/state.pt"))))
     locked = snakemake("--cores", "2", *study, cwd=tmp_path, check=False)

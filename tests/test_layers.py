@@ -1,6 +1,8 @@
 """Imports go one way: a room may use the rooms below it, never those above or beside it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,12 @@ def test_light_modules_name_neither_torch_nor_monai(module: str) -> None:
     path = ROOT / "medcl" / (module.replace(".", "/") + ".py")
     used = {name.split(".")[0] for _, name in imports(path)}
     assert not used & HEAVY
+
+
+def test_light_modules_load_neither_torch_nor_monai_by_others_either() -> None:
+    names = ", ".join(f"medcl.{module}" for module in LIGHT)
+    loaded = f"import sys, {names}; sys.exit(sorted({HEAVY!r} & set(sys.modules)) or 0)"
+    subprocess.run([sys.executable, "-c", loaded], check=True)
 
 
 def test_only_inference_imports_monai() -> None:

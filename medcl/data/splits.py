@@ -120,7 +120,7 @@ def assign(cases: Sequence[Case], split: Split) -> Splits:
     free = [s for s in labelled if s not in named_test and s not in named_validation]
     drawn = _shuffled(free, split.seed, "role")
 
-    test_count = _test_count(split.test, len(labelled))
+    test_count = len(named_test) or int(split.test)  # type: ignore[arg-type]
     validation_count = len(named_validation) or int(split.validation)  # type: ignore[arg-type]
     _check_counts(len(labelled), test_count, validation_count)
     # Test is drawn first, so that another number of validation subjects leaves it as it is.
@@ -159,19 +159,6 @@ def _ranks(subjects: Sequence[str], seed: int, stream: str) -> dict[str, tuple[i
     return {subject: tuple(places) for subject, places in ranks.items()}
 
 
-def _test_count(test: int | float | list[str], labelled: int) -> int:
-    """Number of test subjects; a share gives at least one and is rounded half up."""
-    if isinstance(test, list):
-        return len(set(test))
-    if isinstance(test, int):
-        return test
-    if test == 0:
-        raise MedclError(
-            "split.test: 0 leaves nobody to evaluate on; give a number, share or names"
-        )
-    return max(1, int(test * labelled + 0.5))
-
-
 def _check_counts(labelled: int, test: int, validation: int) -> None:
     left = max(0, labelled - test - validation)
     if left == 0:
@@ -184,7 +171,7 @@ def _check_counts(labelled: int, test: int, validation: int) -> None:
 
 def _named(
     key: str,
-    value: int | float | list[str],
+    value: int | list[str],
     subject_of: dict[str, str],
     labelled: Sequence[str],
 ) -> list[str]:

@@ -10,7 +10,7 @@ from medcl.errors import MedclError
 
 REMADE = {
     "store": "the memory-mapped volumes; growing the study afterwards trains everything again",
-    "work": "states of unfinished runs; they start from their first step again",
+    "state": "states of unfinished runs; they start from their first step again",
 }
 
 

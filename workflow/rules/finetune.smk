@@ -21,7 +21,7 @@ rule finetune:
         settings=study.finetune,
         network=study.network,
         out=study.folder,
-        work=f"{study.root}/work/finetune/{{arm}}/n{{labelled}}/r{{replicate}}",
+        work=f"{study.root}/state/finetune/{{arm}}/n{{labelled}}/r{{replicate}}",
     shell:
         "python -m medcl finetune --settings {params.settings:q} --network {params.network:q}"
         " --store {input.store} --splits {input.splits} --plan {input.plan}"

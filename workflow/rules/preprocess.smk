@@ -15,7 +15,7 @@ rule preprocess:
         runtime=720,
     params:
         out=study.folder,
-        work=f"{study.root}/work/preprocess",
+        work=f"{study.root}/state/preprocess",
     shell:
         "python -m medcl preprocess --cases {input.cases} --splits {input.splits}"
         " --plan {input.plan} --out {params.out} --work {params.work}"

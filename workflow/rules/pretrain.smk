@@ -20,7 +20,7 @@ rule pretrain:
         settings=study.pretrain,
         network=study.network,
         out=study.folder,
-        work=f"{study.root}/work/pretrain/{{arm}}/s{{seed}}",
+        work=f"{study.root}/state/pretrain/{{arm}}/s{{seed}}",
     shell:
         "python -m medcl pretrain --settings {params.settings:q} --network {params.network:q}"
         " --store {input.store} --splits {input.splits} --plan {input.plan}"
