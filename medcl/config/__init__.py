@@ -1,0 +1,71 @@
+"""The user's YAML as typed sections; every problem at once, with file, key path and suggestion.
+
+These models are the single source of the configuration: the JSON Schema in `workflow/schemas/`
+and the key table in `config/README.md` are generated from them (`python -m medcl schema`).
+Options of an objective or a network are the keyword arguments of its constructor; their schema is
+generated too, so that nothing here needs torch or monai.
+"""
+
+from medcl.config.base import (
+    NAME,
+    ConfigError,
+    Count,
+    Modality,
+    Name,
+    Positive,
+    Section,
+    Share,
+    Triple,
+    Voxels,
+)
+from medcl.config.dataset import Dataset, Dicom, Intensity, PhantomKeys, PlanKeys, Source
+from medcl.config.loading import load_section, load_study
+from medcl.config.options import SCHEMAS
+from medcl.config.study import (
+    Arm,
+    Evaluate,
+    Finetune,
+    Network,
+    Options,
+    Phase,
+    Predict,
+    Pretrain,
+    Report,
+    Split,
+    Study,
+    Training,
+)
+
+__all__ = [
+    "NAME",
+    "SCHEMAS",
+    "Arm",
+    "ConfigError",
+    "Count",
+    "Dataset",
+    "Dicom",
+    "Evaluate",
+    "Finetune",
+    "Intensity",
+    "Modality",
+    "Name",
+    "Network",
+    "Options",
+    "PhantomKeys",
+    "Phase",
+    "PlanKeys",
+    "Positive",
+    "Predict",
+    "Pretrain",
+    "Report",
+    "Section",
+    "Share",
+    "Source",
+    "Split",
+    "Study",
+    "Training",
+    "Triple",
+    "Voxels",
+    "load_section",
+    "load_study",
+]

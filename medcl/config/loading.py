@@ -1,0 +1,114 @@
+"""Read a YAML file into a checked study; every problem at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from medcl.config.base import ConfigError
+from medcl.config.messages import problems_of
+from medcl.config.options import SCHEMAS, option_problems
+from medcl.config.study import Study
+from medcl.files import read_yaml
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = None) -> Study:
+    """Read and check a study given as a YAML file or as a mapping (`file` names it in messages).
+
+    Raises ConfigError with every problem of the study, of its dataset file and of the options of
+    its objectives and network, one a line.
+    """
+    if isinstance(source, Mapping):
+        raw: Any = dict(source)
+        file = file or "configuration"
+    else:
+        file = str(source)
+        raw = _read(file)
+    problems: list[str] = []
+    dataset_file = file
+    if isinstance(raw.get("dataset"), str):
+        dataset_file = _find(raw["dataset"])
+        try:
+            raw = {**raw, "dataset": _read(dataset_file, asked_by=f"{file}: dataset")}
+        except ConfigError as error:
+            problems.append(str(error))
+    dataset = raw.get("dataset")
+    if isinstance(dataset, Mapping):
+        if raw.get("root") is not None:
+            dataset = {**dataset, "root": str(raw["root"])}
+        elif dataset.get("phantom") and raw.get("study"):
+            dataset = {**dataset, "root": f"{raw.get('results', 'results')}/{raw['study']}/phantom"}
+        raw = {**raw, "dataset": dataset}
+    study = None
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        for line in problems_of(Study, error):
+            if line.startswith("dataset: ") and problems:
+                continue  # said already: its file could not be read
+            in_dataset = line.startswith("dataset.") and dataset_file != file
+            problems.append(
+                f"{dataset_file}: {line.removeprefix('dataset.')}"
+                if in_dataset
+                else f"{file}: {line}"
+            )
+    problems += [f"{file}: {line}" for line in option_problems(raw)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    assert study is not None
+    return study
+
+
+def load_section(model: type[S], text_or_file: str) -> S:
+    """Read one section from a YAML file or from YAML (or JSON) text."""
+    try:
+        is_file = Path(text_or_file).is_file()
+    except OSError:  # text longer than a file name may be
+        is_file = False
+    file = text_or_file if is_file else "settings"
+    try:
+        raw = _read(text_or_file) if is_file else yaml.safe_load(text_or_file)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"settings: not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(raw, str):
+        raise ConfigError(f"{raw}: no such file")
+    try:
+        return model.model_validate(raw or {})
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(f"{file}: {line}" for line in problems_of(model, error))
+        ) from None
+
+
+def _find(file: str) -> str:
+    """A shipped file is found from any working folder."""
+    shipped = SCHEMAS.parent.parent / file
+    return str(shipped) if not Path(file).exists() and shipped.exists() else file
+
+
+def _read(file: str, *, asked_by: str | None = None) -> dict[str, Any]:
+    where = f"{asked_by}: " if asked_by else ""
+    try:
+        raw = read_yaml(file)
+    except FileNotFoundError:
+        near = difflib.get_close_matches(
+            file, [str(p) for p in Path(file).parent.glob("*.y*ml")], 1
+        )
+        hint = (
+            f"; did you mean '{near[0]}'?" if near else "; paths are relative to the working folder"
+        )
+        raise ConfigError(f"{where}{file}: no such file{hint}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{where}{file}: not valid YAML: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}{file}: expected keys and values, found {type(raw).__name__}")
+    return raw
