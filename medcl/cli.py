@@ -14,6 +14,7 @@ STAGES = {
     "preprocess": "write the memory-mapped store",
     "pretrain": "train an encoder without labels",
     "finetune": "train a segmentation on few labels, from an encoder or from scratch",
+    "selftrain": "label the pool with a model and train anew on both kinds of labels",
     "predict": "write label maps on the original grid, of a study or of new scans",
     "evaluate": "measure predictions against references",
     "report": "write the answer as one HTML page",

@@ -95,6 +95,24 @@ class Finetune(Training):
     )
     validate_every: Count = Field(100, description="steps between validations")
     augment: bool = Field(True, description="spatial and intensity augmentation")
+    mode: Literal["full", "sawtooth", "linear", "knn"] = Field(
+        "full",
+        description="full: the whole network; sawtooth: first the decoder beside a frozen encoder, "
+        "then the whole network; linear, knn: a probe of the frozen pretrained feature maps, by "
+        "logistic regression or by nearest labelled voxels",
+    )
+    encoder_rate: Share = Field(
+        1.0, description="learning rate of the encoder, as a share of the rest's; 0: frozen"
+    )
+    encoder_frozen: Share = Field(
+        0.2, description="sawtooth: share of the steps with a frozen encoder"
+    )
+    mixup: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="mixes pairs of crops by shares from Beta(mixup, mixup); 0: none"
+    )
+    core_tuning: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of core-tuning's contrast of the classes; 0: none"
+    )
 
     def steps_for(self, labelled: int) -> int:
         """Steps of a run with `labelled` labelled subjects."""
@@ -102,6 +120,22 @@ class Finetune(Training):
             return self.steps
         fitting = [count for count in self.steps if count <= labelled]
         return self.steps[max(fitting) if fitting else min(self.steps)]
+
+
+class Selftrain(Section):
+    """Training on with labels the arm's own network gives to the pool."""
+
+    rounds: Count = Field(1, description="of labelling the pool and training anew")
+    members: Count = Field(
+        1, description="networks, each fine-tuned with a seed of its own, that label together"
+    )
+    confidence: Share = Field(
+        0.8, description="mean probability a voxel's label needs to be learnt from"
+    )
+    keep: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="share of the pool's cases, those labelled most confidently"
+    )
+    share: Share = Field(0.5, description="of the crops, from the cases so labelled")
 
 
 class Arm(Section):

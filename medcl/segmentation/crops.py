@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medcl.data.store import Box, Store, StoredVolume
+from medcl.data.store import Box, StoredVolume
 from medcl.errors import TrainingFailed
+from medcl.segmentation.model import IGNORED
 from medcl.views.augment import Augment, apply
 
 VOXELS_KEPT = 20_000  # per case and class; enough to centre crops on, small in memory
+
+
+class Labelled(Protocol):
+    """What a labelled volume offers: its size, and the voxels and classes of a box."""
+
+    @property
+    def has_label(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    def read(self, box: Box) -> np.ndarray: ...
+    def read_label(self, box: Box) -> np.ndarray: ...
 
 
 class LabelledCrops:
@@ -20,19 +35,20 @@ class LabelledCrops:
 
     `foreground` is the share centred on a voxel of a class drawn evenly among those of the case,
     so that a small class is seen as often as a large one. `augment` None leaves crops as they are.
+    `mixup` is the parameter of the Beta distribution crops of a batch are mixed by; 0 mixes none.
     """
 
     def __init__(
         self,
-        store: Store,
-        cases: Sequence[str],
+        volumes: Sequence[Labelled],
         *,
         crop: tuple[int, int, int],
         spacing: tuple[float, float, float],
         foreground: float,
         augment: Augment | None,
+        mixup: float = 0.0,
     ) -> None:
-        self.volumes = [store[case] for case in cases if store[case].has_label]
+        self.volumes = [volume for volume in volumes if volume.has_label]
         if not self.volumes:
             raise TrainingFailed(
                 "no labelled case of the subset is in the store; nothing to train on"
@@ -41,6 +57,7 @@ class LabelledCrops:
         self.spacing = spacing
         self.foreground = foreground
         self.augmentation = augment
+        self.mixup = mixup
         self.centres = [_centres(volume) for volume in self.volumes]
 
     def item(self, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -57,25 +74,79 @@ class LabelledCrops:
         }
 
     def augment(self, batch: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
-        if self.augmentation is None:
-            return batch
-        draw = self.augmentation.draw(len(batch["image"]), self.spacing, rng)
-        image, label = apply(batch["image"], batch["label"], draw)
-        assert label is not None
-        return {"image": image, "label": label}
+        if self.augmentation is not None:
+            draw = self.augmentation.draw(len(batch["image"]), self.spacing, rng)
+            image, label = apply(batch["image"], batch["label"], draw)
+            assert label is not None
+            batch = {"image": image, "label": label}
+        return mixed(batch, self.mixup, rng) if self.mixup else batch
 
 
-def _centres(volume: StoredVolume) -> list[np.ndarray]:
+def mixed(batch: dict[str, Tensor], alpha: float, rng: torch.Generator) -> dict[str, Tensor]:
+    """Mix each image with the next of the batch, shares drawn from Beta(alpha, alpha).
+
+    `label` is the one with the larger share, `other_label` the other.
+    """
+    image, label = batch["image"], batch["label"]
+    # numpy draws Beta from a generator, torch from its global one alone
+    seed = int(torch.randint(2**62, (), generator=rng))
+    drawn = np.random.default_rng(seed).beta(alpha, alpha, len(image))
+    share = torch.from_numpy(np.maximum(drawn, 1 - drawn)).to(image)
+    mix = share.view(-1, *[1] * (image.ndim - 1))
+    return {
+        "image": mix * image + (1 - mix) * image.roll(1, 0),
+        "label": label,
+        "other_label": label.roll(1, 0),
+        "share": share,
+    }
+
+
+@dataclass(frozen=True)
+class PseudoLabelled:
+    """A stored volume with labels somebody predicted; IGNORED where they are not trusted."""
+
+    volume: StoredVolume
+    file: Path
+
+    has_label = True
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.volume.shape
+
+    def read(self, box: Box) -> np.ndarray:
+        return self.volume.read(box)
+
+    def read_label(self, box: Box) -> np.ndarray:
+        return replace(self.volume, label=self.file).read_label(box)
+
+
+@dataclass(frozen=True)
+class SharedCrops:
+    """Crops of labelled cases, and for `share` of the items of others."""
+
+    labelled: LabelledCrops
+    others: LabelledCrops
+    share: float
+
+    def item(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        return (self.others if rng.random() < self.share else self.labelled).item(rng)
+
+    def augment(self, batch: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
+        return self.labelled.augment(batch, rng)
+
+
+def _centres(volume: Labelled) -> list[np.ndarray]:
     """Voxels of each class of a case, thinned evenly; classes without a voxel are left out."""
     label = volume.read_label(((0, 0, 0), volume.shape))
     found = []
-    for value in np.unique(label[label > 0]):
+    for value in np.unique(label[(label > 0) & (label != IGNORED)]):
         voxels = np.argwhere(label == value)
         found.append(voxels[:: max(1, len(voxels) // VOXELS_KEPT)])
     return found
 
 
-def box_anywhere(volume: StoredVolume, crop: tuple[int, int, int], rng: np.random.Generator) -> Box:
+def box_anywhere(volume: Labelled, crop: tuple[int, int, int], rng: np.random.Generator) -> Box:
     """A crop within the volume; centred on an axis that is shorter than the crop."""
     start = [
         int(rng.integers(size - length + 1)) if size >= length else (size - length) // 2
@@ -85,7 +156,7 @@ def box_anywhere(volume: StoredVolume, crop: tuple[int, int, int], rng: np.rando
 
 
 def box_around(
-    voxel: np.ndarray, volume: StoredVolume, crop: tuple[int, int, int], rng: np.random.Generator
+    voxel: np.ndarray, volume: Labelled, crop: tuple[int, int, int], rng: np.random.Generator
 ) -> Box:
     """A crop that holds `voxel` in its inner half, kept within the volume where it fits."""
     start = []

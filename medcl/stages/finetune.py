@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,19 @@ from medcl.data.splits import read_splits
 from medcl.data.store import Store, StoredVolume
 from medcl.errors import MedclError, TrainingFailed
 from medcl.networks.transfer import Transfer, transfer
-from medcl.segmentation.crops import LabelledCrops
+from medcl.segmentation.crops import Labelled, LabelledCrops, PseudoLabelled, SharedCrops
 from medcl.segmentation.inference import predict_probabilities
 from medcl.segmentation.model import Segmentation
+from medcl.segmentation.probe import METHODS, fit_probe
+from medcl.segmentation.regularisers import CoreTuning
 from medcl.training import checkpoint
 from medcl.training.devices import place, relaunch, workers
 from medcl.training.fit import Fitted, fit
+from medcl.training.progress import Progress
+from medcl.training.rates import Rates
 from medcl.training.run import Outputs, on_cpu, open_store, seed_of, seeded, work_folder
 from medcl.training.run import add_arguments as add_training_arguments
+from medcl.training.sampler import Items
 from medcl.views.augment import Augment
 
 
@@ -65,19 +71,22 @@ def run(args: argparse.Namespace) -> None:
     files = {"store": args.store, "splits": args.splits, "plan": args.plan, "encoder": args.encoder}
     work = work_folder(args.work, key, files)
     try:
-        model = _model(settings, options, plan, args.encoder, outputs.facts)
-        fitted = _train(model, settings, plan, args, outputs, work)
+        if settings.mode in METHODS:
+            _probe(settings, options, plan, args, outputs)
+            return
+        model = model_from(settings, options, plan, args.encoder, outputs.facts)
+        fitted = train(model, settings, plan, args, outputs, work)
     except TrainingFailed as error:
         outputs.fail(error)
         return
-    last = _network_weights(model.state_dict())
-    selected = _network_weights(fitted.selected) if fitted.selected else last
+    last = network_weights(model.state_dict())
+    selected = network_weights(fitted.selected) if fitted.selected else last
     outputs.finish(fitted, weights={"last": last, "selected": selected})
     if outputs.place.leads:
         shutil.rmtree(work)
 
 
-def _model(
+def model_from(
     settings: Finetune, options: Network, plan: Plan, encoder: str | None, facts: dict[str, Any]
 ) -> Segmentation:
     """The network every arm starts with, and over it the pretrained tensors, if any."""
@@ -88,23 +97,33 @@ def _model(
             strides=plan.strides,
             channels_out=len(plan.classes) + 1,
         )
+        core = CoreTuning(network.channels[0]) if settings.core_tuning else None
     facts["parameters"] = sum(p.numel() for p in network.parameters())
     if encoder:
         taken = _start_from(encoder, network)
         facts["transfer"] = taken.to_dict()
         print(f"finetune: {encoder}: {taken.sentence()}", flush=True)
-    weight = settings.foreground_weight
-    return Segmentation(network, classes=len(plan.classes), foreground_weight=weight)
+    return Segmentation(
+        network,
+        classes=len(plan.classes),
+        foreground_weight=settings.foreground_weight,
+        core_tuning=core,
+        core_weight=settings.core_tuning,
+    )
 
 
-def _train(
+def train(
     model: Segmentation,
     settings: Finetune,
     plan: Plan,
     args: argparse.Namespace,
     outputs: Outputs,
     work: Path,
+    *,
+    pseudo: Sequence[PseudoLabelled] = (),
+    share: float = 0.0,
 ) -> Fitted:
+    """Train on the subset of `args`, and for `share` of the crops on `pseudo`."""
     store, splits = open_store(args.store, plan), read_splits(args.splits)
     try:
         subset = splits.subset(args.labelled, args.replicate)
@@ -112,28 +131,76 @@ def _train(
         raise TrainingFailed(str(error)) from None
     validation = splits.validation(args.labelled, args.replicate)
     outputs.facts |= {"subset": subset, "validation": validation}
-    items = LabelledCrops(
-        store,
-        _prepared(splits.cases_of(subset), store, "subset"),
-        crop=plan.crop,
-        spacing=plan.spacing,
-        foreground=settings.foreground,
-        augment=Augment() if settings.augment else None,
-    )
+
+    def crops(volumes: Sequence[Labelled]) -> LabelledCrops:
+        return LabelledCrops(
+            volumes,
+            crop=plan.crop,
+            spacing=plan.spacing,
+            foreground=settings.foreground,
+            augment=Augment() if settings.augment else None,
+            mixup=settings.mixup,
+        )
+
+    own = crops([store[case] for case in _prepared(splits.cases_of(subset), store, "subset")])
+    items: Items = SharedCrops(own, crops(pseudo), share) if pseudo else own
     held = [store[case] for case in _prepared(splits.cases_of(validation), store, "validation")]
     held = [volume for volume in held if volume.has_label]
+    steps = outputs.facts["steps"]
     return fit(
         model,
         items,
         settings,
-        steps=outputs.facts["steps"],
+        steps=steps,
         seed=outputs.facts["seed"],
         place=outputs.place,
         work=work,
-        what=f"finetune n={args.labelled} r={args.replicate}",
+        what=f"{outputs.what} n={args.labelled} r={args.replicate}",
         validate=(lambda: validation_dice(model.network, held, plan)) if held else None,
         validate_every=settings.validate_every,
         workers=workers(outputs.place),
+        rates=rates_of(settings, steps),
+    )
+
+
+def _probe(
+    settings: Finetune, options: Network, plan: Plan, args: argparse.Namespace, outputs: Outputs
+) -> None:
+    """Fit a probe to the subset instead of training, and write it as a model like any other."""
+    started = time.monotonic()
+    store, splits = open_store(args.store, plan), read_splits(args.splits)
+    try:
+        subset = splits.subset(args.labelled, args.replicate)
+    except MedclError as error:
+        raise TrainingFailed(str(error)) from None
+    outputs.facts |= {"subset": subset, "validation": [], "steps": 0}
+    segmentation = model_from(settings, options, plan, args.encoder, outputs.facts)
+    parts = checkpoint.load(args.encoder)["trained"] if args.encoder else ["down."]
+    volumes = [store[case] for case in _prepared(splits.cases_of(subset), store, "subset")]
+    probe = fit_probe(
+        segmentation.network,
+        volumes,
+        method="knn" if settings.mode == "knn" else "linear",
+        parts=parts,
+        plan=plan,
+        seed=outputs.facts["seed"],
+        device=outputs.place.device,
+    )
+    outputs.content["probe"] = {"method": probe.method, "parts": list(parts)}
+    weights = on_cpu(probe.state_dict())
+    fitted = Fitted(Progress(outputs.what, 0), time.monotonic() - started, {})
+    outputs.finish(fitted, weights={"last": weights, "selected": weights})
+
+
+def rates_of(settings: Finetune, steps: int) -> Rates:
+    """The pace of encoder, decoder and head."""
+    alone = round(settings.encoder_frozen * steps) if settings.mode == "sawtooth" else 0
+    return Rates(
+        steps,
+        round(settings.warmup * (steps - alone)),
+        encoder=("network.down.",),
+        encoder_rate=settings.encoder_rate,
+        alone=alone,
     )
 
 
@@ -175,7 +242,7 @@ def _start_from(file: str, network: torch.nn.Module) -> Transfer:
     return transfer(network, content["network_weights"], content["trained"])
 
 
-def _network_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def network_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return on_cpu(weights)

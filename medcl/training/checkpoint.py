@@ -15,6 +15,7 @@ from torch import nn
 from medcl import networks
 from medcl.errors import MedclError
 from medcl.files import replacing
+from medcl.segmentation.probe import Probe
 
 FORMAT = 1
 
@@ -58,11 +59,15 @@ def load_model(
     if content["status"] != "ok":
         raise MedclError(f"{path}: its training failed: {content['reason']}")
     plan = content["plan"]
-    network = networks.build(
+    network: nn.Module = networks.build(
         content["network"],
         channels_in=plan["channels"],
         strides=plan["strides"],
         channels_out=len(content["classes"]) + 1,
     )
+    if (probe := content.get("probe")) is not None:
+        method, parts = probe["method"], probe["parts"]
+        classes = len(content["classes"]) + 1
+        network = Probe(network, method=method, parts=parts, classes=classes)
     network.load_state_dict(content["weights"][weights])
     return network.eval(), {key: value for key, value in content.items() if key != "weights"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,8 @@ from medcl.errors import MedclError, TrainingFailed
 from medcl.training import checkpoint
 from medcl.training.devices import Place, channels_last
 from medcl.training.progress import Progress
+from medcl.training.rates import Rates, hold
 from medcl.training.sampler import Batch, Items, loader, step_rng
-from medcl.training.schedule import warmup_cosine
 
 State = dict[str, Any]
 STEPS_BETWEEN_CHECKS_ON_GPU = 20  # reading a loss waits for the GPU
@@ -65,19 +65,24 @@ def fit(
     validate: Callable[[], float] | None = None,
     validate_every: int = 0,
     workers: int = 0,
+    rates: Rates | None = None,
 ) -> Fitted:
     """Train `model` in place for `steps` optimiser steps.
 
     `model(batch)` gives (loss, terms); `model.after_step()`, where there is one, follows each
     step. `validate()`, higher is better, runs every `validate_every` steps; the best weights are
-    returned beside the last ones. State is kept in `work` and resumed from there.
+    returned beside the last ones. State is kept in `work` and resumed from there. `rates` tells
+    parts of the network that learn at their own pace.
 
     Raises TrainingFailed for a loss that is not finite or a device out of memory; SystemExit(143)
     after SIGTERM, with the state saved.
     """
     channels_last(model.to(place.device)).train()
     refuse_inexact(model, settings.accumulate)
-    optimiser = _optimiser(model, settings)
+    rates = rates or Rates(steps, round(settings.warmup * steps))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = rates.groups(trained)
+    optimiser = _optimiser(model, settings, groups)
     run = _Run(model, optimiser, Path(work) / "state.pt", place, what, steps)
     run.resume(torch.get_num_threads())
     batches = loader(
@@ -91,13 +96,16 @@ def fit(
         workers=workers,
         pin=place.device.type == "cuda",
     )
-    warmup = round(settings.warmup * steps)
+    held: frozenset[str] | None = None
     after_step: Callable[[], None] | None = getattr(model, "after_step", None)
     with _stopping() as stop:
         for drawn in batches:
-            factor = warmup_cosine(run.step + 1, steps + 1, warmup)
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * factor
+            rate = settings.learning_rate * rates.base(run.step)
+            for group, (first, *_) in zip(optimiser.param_groups, _twice(groups), strict=True):
+                group["lr"] = rate * rates.share(first, run.step)
+            if held != (still := rates.still(trained, run.step)):
+                hold(model, trained, still)
+                held = still
             rng = step_rng(seed, run.step, place.rank)
             torch.manual_seed(rng.initial_seed())  # for a model that draws, such as dropout
             try:
@@ -116,11 +124,12 @@ def fit(
             if after_step is not None:
                 after_step()
             run.step += 1
-            run.note(loss, terms, settings.learning_rate * factor, settings.batch)
+            run.note(loss, terms, rate, settings.batch)
             last = run.step == steps
             if validate is not None and (last or run.step % validate_every == 0):
                 run.select(validate())
                 model.train()
+                held = None  # train() has set every norm going
             if last or stop["now"] or run.due(settings.save_every_s):
                 run.save()
             if stop["now"] and not last:
@@ -209,14 +218,27 @@ def _backward(
     return loss, terms
 
 
-def _optimiser(model: nn.Module, settings: Training) -> torch.optim.AdamW:
-    """AdamW; norms and biases do not decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=None)
+def _optimiser(
+    model: nn.Module, settings: Training, groups: Sequence[Sequence[str]]
+) -> torch.optim.AdamW:
+    """AdamW with two groups for each of `groups`: weights, and norms and biases without decay."""
+    named = dict(model.named_parameters())
+    decays = [(True, settings.weight_decay), (False, 0.0)]
+    return torch.optim.AdamW(
+        [
+            {"params": [named[n] for n in names if (named[n].ndim > 1) == matrix]}
+            | {"weight_decay": decay}
+            for names in groups
+            for matrix, decay in decays
+        ],
+        lr=settings.learning_rate,
+        fused=None,
+    )
+
+
+def _twice(groups: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The names behind each group of `_optimiser`."""
+    return [names for names in groups for _ in range(2)]
 
 
 class _Run:

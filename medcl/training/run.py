@@ -47,7 +47,7 @@ def work_folder(base: str | Path, key: Mapping[str, Any], files: Mapping[str, st
     base = Path(base)
     if base.is_dir():
         for other in base.iterdir():
-            if other.name != name and (other / "state.pt").exists():
+            if other.name != name and any(other.rglob("state.pt")):
                 shutil.rmtree(other)
     folder = base / name
     folder.mkdir(parents=True, exist_ok=True)

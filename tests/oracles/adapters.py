@@ -25,6 +25,7 @@ from medcl.objectives.voco_losses import (
     position_loss,
     rectified,
 )
+from medcl.segmentation.regularisers import focal_contrast, hard_mixtures
 from medcl.training.fit import cached_backward
 from medcl.training.schedule import polynomial, warmup_cosine, warmup_cosine_between
 from medcl.views.crops import box_at, grid_boxes, overlap_fractions
@@ -41,7 +42,7 @@ OBJECTIVE_OF = {
     "cliprocket_": "clip",
     "coca_": "coca",
     "contrastive_gap_": "clip",
-    "coretuning_": "coretuning",
+    "coretuning_": "segmentation.regularisers",
     "dcl_": "dcl",
     "dclw_": "dcl",
     "dsmil_": "dsmil",
@@ -197,6 +198,29 @@ class Sides(nn.Module):
         return contrast(embeddings["x"], embeddings["y"], places, **who).mean(), {}
 
 
+def focal_contrast_of(arrays: Arrays) -> Arrays:
+    labels = arrays["in_soft"] if "in_soft" in arrays else arrays["in_labels"]
+    return {"out_loss": focal_contrast(arrays["in_feat"], labels, float(arrays["hp_temperature"]))}
+
+
+def core_tuning_mixtures(arrays: Arrays) -> Arrays:
+    """The published mining takes any row with a cosine of 0 for the hardest positive.
+
+    Of features that are nowhere negative it so mixes rows of other classes; those rows have to
+    differ, and are left out of the comparison.
+    """
+    features, order = arrays["in_feat"], arrays["in_order"].long()
+    labels = nn.functional.one_hot(arrays["in_labels"].long(), int(arrays["hp_num_classes"]))
+    shares = arrays["in_lam_neg"].to(features), arrays["in_lam_pos"].to(features)
+    rows, soft = hard_mixtures(features, labels.to(features), order, *shares)
+    if bool((features >= 0).all()):
+        n = 2 * len(features)
+        assert (rows[n:] - arrays["out_feat"][n:]).abs().max() > 0.01
+        rows = torch.cat([rows[:n], arrays["out_feat"][n:]])
+        soft = torch.cat([soft[:n], arrays["out_soft"][n:]])
+    return {"out_feat": rows, "out_soft": soft}
+
+
 def schedules(arrays: Arrays) -> Arrays:
     total, warmup = int(arrays["voco_t_total"]), int(arrays["voco_warmup_steps"])
     epoch = int(arrays["alice_niter"])
@@ -225,6 +249,8 @@ def mae(arrays: Arrays) -> Arrays:
 
 
 ADAPTERS: dict[str, Callable[[Arrays], Arrays]] = {
+    "coretuning_focal_": focal_contrast_of,
+    "coretuning_mixup_": core_tuning_mixtures,
     "gradcache_": gradcache,
     "lightly_ntxentloss": ntxent_libraries,
     "mae_": mae,

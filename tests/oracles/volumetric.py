@@ -21,7 +21,7 @@ from medcl.objectives.sepclr import (
     total,
     uniform,
 )
-from medcl.segmentation.model import dice_loss
+from medcl.segmentation.model import dice_loss, one_hot
 from medcl.views.slices import partition_slices
 
 Arrays = dict[str, Tensor]
@@ -228,10 +228,10 @@ def batch_layouts(arrays: Arrays) -> Arrays:
 def dice(arrays: Arrays) -> Arrays:
     logits = arrays["logits_nhwc"].movedim(-1, 1)
     label = arrays["labels_onehot_nhwc"].argmax(-1)
-    p = logits.softmax(1)
+    p, target = logits.softmax(1), one_hot(label, logits)
     return {
-        "dice_with_bg": dice_loss(p, label, background=True),
-        "dice_without_bg": dice_loss(p, label),
+        "dice_with_bg": dice_loss(p, target, background=True),
+        "dice_without_bg": dice_loss(p, target),
         "ce": F.cross_entropy(logits, label),
     }
 

@@ -23,7 +23,7 @@ def crops(root: Path, foreground: float, crop: tuple[int, int, int] = (4, 4, 4),
     plain = write_case(root, "b", "b", image)
     store = Store(write_manifest(root, [entry, plain], plan_sha256="", failed={}))
     settings = {"crop": crop, "spacing": (1.0, 1.0, 1.0), "foreground": foreground, "augment": None}
-    return LabelledCrops(store, more.pop("cases", ["a", "b"]), **settings | more)
+    return LabelledCrops([store[c] for c in more.pop("cases", ["a", "b"])], **settings | more)
 
 
 def test_small_classes_are_centred_on_as_often_as_large_ones(tmp_path: Path) -> None:
@@ -61,3 +61,16 @@ def test_augmentation_moves_image_and_label_together(tmp_path: Path) -> None:
 def test_a_subset_without_a_label_is_nothing_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed, match="nothing to train on"):
         crops(tmp_path, foreground=1.0, cases=["b"])
+
+
+def test_mixup_mixes_neighbours_of_the_batch_by_shares_of_the_generator(tmp_path: Path) -> None:
+    items = crops(tmp_path, foreground=0.0, mixup=0.4)
+    drawn = [items.item(np.random.default_rng(n)) for n in range(3)]
+    batch = {key: torch.stack([item[key] for item in drawn]) for key in drawn[0]}
+    first, again = (items.augment(batch, torch.Generator().manual_seed(5)) for _ in range(2))
+    share = first["share"]
+    assert torch.equal(share, again["share"])
+    assert ((share >= 0.5) & (share <= 1)).all()
+    expected = share[1] * batch["image"][1] + (1 - share[1]) * batch["image"][0]
+    torch.testing.assert_close(first["image"][1], expected)
+    assert torch.equal(first["other_label"][0], batch["label"][2])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medcl.segmentation.model import Segmentation, dice_loss
+from medcl.segmentation.model import IGNORED, Segmentation, dice_loss, one_hot
 
 
 def slow_loss(logits: torch.Tensor, label: torch.Tensor, weight: float) -> float:
@@ -45,7 +45,10 @@ def test_the_loss_is_dice_and_weighted_cross_entropy(classes_there: list[int]) -
 def test_a_class_that_is_nowhere_gives_no_dice_gradient() -> None:
     probabilities = torch.full((1, 3, 4), 1 / 3, requires_grad=True)
     label = torch.tensor([[0, 1, 1, 0]])
-    dice_loss(probabilities, label, over_batch=True, classes=torch.tensor([True, False])).backward()
+    target = one_hot(label, probabilities)
+    dice_loss(
+        probabilities, target, over_batch=True, classes=torch.tensor([True, False])
+    ).backward()
     assert probabilities.grad is not None
     assert probabilities.grad[:, 1].abs().sum() > 0
     assert probabilities.grad[:, 2].abs().sum() == 0
@@ -56,3 +59,33 @@ def test_a_batch_of_background_alone_is_defined() -> None:
     loss, _ = model({"image": torch.zeros(1, 1, 4), "label": torch.zeros(1, 4, dtype=torch.uint8)})
     loss.backward()
     assert math.isfinite(loss.item())
+
+
+def test_what_is_ignored_changes_nothing() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 5, generator=rng)
+    label = torch.randint(3, (2, 5), generator=rng)
+    label[:, 3:] = IGNORED
+    model = Segmentation(nn.Identity(), classes=2, foreground_weight=5.0)
+    loss, _ = model({"image": logits, "label": label})
+    assert loss.item() == pytest.approx(slow_loss(logits[..., :3], label[:, :3], 5.0), rel=1e-5)
+
+
+def test_a_mixed_batch_is_measured_against_both_labels() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 5, generator=rng)
+    one, other = (torch.randint(3, (2, 5), generator=rng) for _ in range(2))
+    share = torch.tensor([0.9, 0.6])
+    model = Segmentation(nn.Identity(), classes=2, foreground_weight=1.0)
+    batch = {"image": logits, "label": one, "other_label": other, "share": share}
+    _, terms = model(batch)
+    log_p = logits.log_softmax(1)
+    expected = 0.0
+    for b in range(2):
+        for v in range(5):
+            for weight, label in ((share[b], one), (1 - share[b], other)):
+                expected -= float(weight * log_p[b, label[b, v], v]) / 10
+    assert terms["cross_entropy"].item() == pytest.approx(expected, rel=1e-5)
+    whole = batch | {"share": torch.ones(2)}
+    loss, _ = model(whole)
+    assert loss.item() == pytest.approx(slow_loss(logits, one, 1.0), rel=1e-5)

@@ -15,7 +15,7 @@ from medcl.data.splits import assign, write_splits
 from medcl.data.store import write_case, write_manifest
 from medcl.errors import MedclError
 from medcl.files import read_json, write_json, write_yaml
-from medcl.stages import finetune, pretrain
+from medcl.stages import finetune, pretrain, selftrain
 from medcl.training import checkpoint
 from medcl.training.run import work_folder
 
@@ -169,3 +169,78 @@ def test_another_label_is_another_run(study: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "mended.json", manifest)
     assert work_folder(tmp_path, {"a": 1}, {"store": str(tmp_path / "mended.json")}) != same
     assert not same.exists()
+
+
+def teach(study: Path, out: Path, model: Path, *more: str, steps: int = 3, **settings: object):
+    tuning = ["--finetune", f"{{steps: {steps}, validate_every: 2}}", "--model", str(model)]
+    where = ["--labelled", "1", "--replicate", "0"]
+    return call(selftrain, study, out, *where, *tuning, *more, **settings)
+
+
+def test_self_training_learns_from_the_pool_and_never_from_its_labels(
+    study: Path, tmp_path: Path
+) -> None:
+    tune(study, tmp_path / "base", steps=30, learning_rate=0.01)
+    model = tmp_path / "base/model.pt"
+    summary = teach(study, tmp_path / "a", model, confidence=0.4, keep=0.5)
+    assert summary["status"] == "ok"
+    assert summary["rounds"] == [{"cases": 2, "of": 3}]
+    manifest = read_json(study / "store/manifest.json")
+    for case in manifest["cases"]:
+        if case["case"] not in summary["subset"] + summary["validation"]:
+            case["label"] = None
+    write_json(study / "store/unlabelled.json", manifest)
+    without = ["--store", str(study / "store/unlabelled.json")]
+    teach(study, tmp_path / "b", model, *without, confidence=0.4, keep=0.5)
+    a, b, base = (
+        checkpoint.load(tmp_path / name / "model.pt")["weights"]["last"]["head.weight"]
+        for name in ("a", "b", "base")
+    )
+    assert torch.equal(a, b)
+    assert not torch.equal(a, base)
+
+
+def test_self_training_killed_in_its_second_round_ends_as_an_uninterrupted_one(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(study, tmp_path / "base", steps=30, learning_rate=0.01)
+    model = tmp_path / "base/model.pt"
+    settings = {"confidence": 0.4, "rounds": 2, "members": 2}
+    teach(study, tmp_path / "whole", model, **settings)
+    label, calls = selftrain.pseudo_label, []
+
+    def killed(*arguments: object):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return label(*arguments)
+
+    monkeypatch.setattr(selftrain, "pseudo_label", killed)
+    with pytest.raises(KeyboardInterrupt):
+        teach(study, tmp_path / "killed", model, **settings)
+    teach(study, tmp_path / "killed", model, **settings)
+    a, b = (
+        checkpoint.load(tmp_path / name / "model.pt")["weights"]["last"]
+        for name in ("whole", "killed")
+    )
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("mode", ["linear", "knn"])
+def test_a_probe_is_a_model_that_predicts_and_leaves_the_network_as_it_was(
+    study: Path, tmp_path: Path, mode: str
+) -> None:
+    call(pretrain, study, tmp_path / "mae", objective={"name": "mae"}, steps=2)
+    encoder = tmp_path / "mae/encoder.pt"
+    summary = tune(study, tmp_path / "probe", "--encoder", str(encoder), mode=mode)
+    assert summary["status"] == "ok"
+    network, _ = checkpoint.load_model(tmp_path / "probe/model.pt")
+    label = np.zeros((10, 10, 10), np.uint8)
+    label[2:6, 3:7, 3:7] = 1
+    image = torch.from_numpy(label[None, None, :8, :8, :8].astype(np.float32))
+    found = network(image).argmax(1)[0].numpy() == 1
+    truth = label[:8, :8, :8] == 1
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.6
+    weights = checkpoint.load(encoder)["network_weights"]
+    state = network.state_dict()
+    assert torch.equal(state["network.down.0.0.0.weight"], weights["down.0.0.0.weight"])
