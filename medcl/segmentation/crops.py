@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from medcl.views.augment import Augment, apply
 VOXELS_KEPT = 20_000  # per case and class; enough to centre crops on, small in memory
 
 
+@runtime_checkable
 class Labelled(Protocol):
     """What a labelled volume offers: its size, and the voxels and classes of a box."""
 

@@ -15,7 +15,7 @@ Beyond Empirical Risk Minimization", ICLR 2018, arXiv:1710.09412.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from medcl.segmentation.regularisers import CoreTuning
@@ -95,7 +95,7 @@ def _target(
 
 
 def one_hot(
-    label: Int[Tensor, "B *space"], like: Float[Tensor, "B K *space"]
+    label: Integer[Tensor, "B *space"], like: Float[Tensor, "B K *space"]
 ) -> Float[Tensor, "B K *space"]:
     """1 in the channel of each label, 0 throughout for a label without a channel."""
     classes = torch.arange(like.shape[1], device=label.device)

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,7 +91,7 @@ class Probe(nn.Module):
         votes.scatter_add_(1, labels[nearest], (cosine / TEMPERATURE).softmax(1))
         return votes.clamp_min(1e-6).log()
 
-    def learn(self, rows: Float[Tensor, "N E"], labels: Int[Tensor, " N"]) -> None:
+    def learn(self, rows: Float[Tensor, "N E"], labels: Integer[Tensor, " N"]) -> None:
         """Remember the rows, or fit the regression to them."""
         if self.method == "knn":
             self.bank[: len(rows)] = rows
@@ -151,7 +151,7 @@ def voxel_features(
     classes: int,
     rng: np.random.Generator,
     device: torch.device,
-) -> tuple[Float[Tensor, "N E"], Int[Tensor, " N"]]:
+) -> tuple[Float[Tensor, "N E"], Integer[Tensor, " N"]]:
     """Features and classes of voxels drawn from crops around each class of each volume.
 
     At most VOXELS of each class, spread evenly over the volumes and crops.

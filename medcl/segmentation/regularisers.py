@@ -28,7 +28,7 @@ wherever cosines are not negative); cross-entropy reaches the encoder through th
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +36,9 @@ LEAST_SHARE = 0.8  # of the permuted row in a hard negative
 
 
 def focal_contrast(
-    unit: Float[Tensor, "N E"], labels: Float[Tensor, "N K"] | Int[Tensor, " N"], temperature: float
+    unit: Float[Tensor, "N E"],
+    labels: Float[Tensor, "N K"] | Integer[Tensor, " N"],
+    temperature: float,
 ) -> Float[Tensor, ""]:
     """The loss L above; 0, still attached to the graph, if no row has a positive.
 
@@ -59,7 +61,7 @@ def focal_contrast(
 def hard_mixtures(
     features: Float[Tensor, "N E"],
     labels: Float[Tensor, "N K"],
-    order: Int[Tensor, " N"],
+    order: Integer[Tensor, " N"],
     share_negative: Float[Tensor, " N"],
     share_positive: Float[Tensor, " N"],
 ) -> tuple[Float[Tensor, "M E"], Float[Tensor, "M K"]]:
@@ -111,7 +113,10 @@ class CoreTuning(nn.Module):
         )
 
     def forward(
-        self, features: Float[Tensor, "B F *space"], label: Int[Tensor, "B *space"], head: nn.Module
+        self,
+        features: Float[Tensor, "B F *space"],
+        label: Integer[Tensor, "B *space"],
+        head: nn.Module,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Focal contrast, and cross-entropy of the mixtures.
 
@@ -133,7 +138,7 @@ class CoreTuning(nn.Module):
         unit = F.normalize(self.projector(mixed), dim=1)
         return focal_contrast(unit, soft, self.temperature), F.cross_entropy(logits, soft)
 
-    def _drawn(self, chosen: Tensor) -> Int[Tensor, " n"]:
+    def _drawn(self, chosen: Tensor) -> Integer[Tensor, " n"]:
         places = chosen.nonzero().flatten()
         if len(places) <= self.voxels:
             return places
