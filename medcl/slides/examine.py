@@ -74,13 +74,10 @@ def examine(
     meta: dict[str, Any] = {"path": str(path)}
     small = tissue = None
     try:
-        reader = open_slide(path, microns_per_pixel)
-        try:
+        with open_slide(path, microns_per_pixel) as reader:
             meta |= _meta(reader)
             small = thumbnail(reader, settings.microns_per_pixel)
             microns = reader.microns_at(0) * float(np.mean(small.scale))
-        finally:
-            reader.close()
         if mask is None:
             tissue = find_tissue(small.image, microns, settings)
         else:

@@ -155,6 +155,6 @@ def _encode(
     if not np.isfinite(half).all():
         raise MedclError(
             f"{name}: features are not finite in half precision (up to "
-            f"{float(found.abs().max()):.3g}); train the encoder again with a norm, or scale its output"
+            f"{float(found.abs().max()):.3g}); scale the encoder's output, or end it with a norm"
         )
     return half

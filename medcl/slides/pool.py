@@ -142,10 +142,7 @@ def _draw(
     coords = entry.tiles.coords[sample(len(entry.tiles), most, rng)]
     grid = entry.tiles.grid
     drawn = np.empty((len(coords), grid.tile, grid.tile, 3), np.uint8)
-    reader = open_slide(entry.path, entry.microns_per_pixel)
-    try:
+    with open_slide(entry.path, entry.microns_per_pixel) as reader:
         for row, (x, y) in enumerate(coords):
             drawn[row] = read_tile(reader, grid, int(x), int(y))
-    finally:
-        reader.close()
     return coords, drawn

@@ -107,6 +107,12 @@ class SlideReader(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
+    def __enter__(self) -> SlideReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self.path}: an open slide cannot be pickled; send its path instead")
 
@@ -183,6 +189,7 @@ def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> Slid
     if slide is not None:
         slide.close()
     if not pyramid.is_rgb:
+        pyramid.close()
         raise SlideError(
             "not_rgb",
             f"{path}: {pyramid.kind} is stored, expected 8-bit RGB",

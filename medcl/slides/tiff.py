@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,13 @@ class TiffPyramid:
         self.microns = _microns(file, first)
 
     def check_whole(self) -> None:
-        """Raise ValueError if data of a level would lie behind the end of the file."""
-        size = Path(self._file.filehandle.path).stat().st_size
+        """Raise ValueError if data of a level, or a further page, lie behind the end."""
+        size = self._file.filehandle.size
+        following = self._next_page()
+        if following > size:
+            raise ValueError(
+                f"the file has {size} bytes; its next page would begin at byte {following}"
+            )
         for number, page in enumerate(self._pages):
             ends = np.add(page.dataoffsets, page.databytecounts)
             beyond = int((ends > size).sum())
@@ -77,6 +83,17 @@ class TiffPyramid:
 
     def close(self) -> None:
         self._file.close()
+
+    def __del__(self) -> None:
+        self.close()  # tifffile leaves the file open
+
+    def _next_page(self) -> int:
+        """Where the chain of pages goes on after the last one that was found; 0 at its end."""
+        if self._file.is_ndpi:  # keeps the upper half of its offsets elsewhere
+            return 0
+        layout, handle = self._file.tiff, self._file.filehandle
+        handle.seek(self._file.pages.next_page_offset)
+        return int(struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))[0])
 
 
 def open_pyramid(path: Path) -> TiffPyramid | None:

@@ -207,7 +207,7 @@ def read_tiles(path: str | Path) -> Tiles:
 
 def _starts(length: int, grid: TileGrid) -> np.ndarray:
     """Level-0 pixels at which tiles begin, on pixels of the level that is read."""
-    count = max(0, int((length - grid.side) / grid.step + 1e-9) + 1) if length >= grid.side else 0
+    count = int(length / grid.step) + 1
     starts = np.rint(np.arange(count) * grid.step / grid.downsample) * grid.downsample
     return starts[starts + grid.side <= length].astype(np.int32)
 

@@ -51,7 +51,7 @@ class TissueSettings:
     sharpness: float = 2.0
     closing_um: float = 32.0
     hole_mm2: float = 0.02
-    piece_mm2: float = 0.02
+    piece_mm2: float = 0.01
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def test_the_resolution_of_a_printer_is_no_scale(tmp_path: Path) -> None:
     )
     slide = open_slide(path)
     assert slide.microns_per_pixel is None
-    with pytest.raises(SlideError, match="352.8"):
+    with pytest.raises(SlideError, match=r"352\.8"):
         slide.microns_at(0)
 
 
@@ -138,7 +138,7 @@ def test_files_that_are_no_slides_end_with_a_code(tmp_path: Path) -> None:
     assert code_of(tmp_path / "two.tiff") == "not_rgb"
 
 
-@pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.8, 0.95])
 def test_a_truncated_slide_is_refused_before_it_is_used(tmp_path: Path, share: float) -> None:
     path = svs(tmp_path)
     os.truncate(path, int(share * path.stat().st_size))
