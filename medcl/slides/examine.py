@@ -32,6 +32,7 @@ TINTS = {
     "black": (230, 159, 0),
 }
 LEGEND = 16  # pixels
+SHOWN = 640  # pixels; smaller thumbnails are enlarged in qc.png
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,9 @@ def picture(image: UInt8[np.ndarray, "h w 3"], tissue: Tissue) -> UInt8[np.ndarr
         shown[area] = (0.4 * shown[area] + 0.6 * np.array(TINTS[name])).astype(np.uint8)
     inner = ndimage.binary_erosion(tissue.mask, iterations=max(1, min(image.shape[:2]) // 300))
     shown[tissue.mask & ~inner] = TINTS["tissue"]
-    strip = Image.new("RGB", (image.shape[1], LEGEND), "white")
+    factor = max(1, round(SHOWN / max(image.shape[:2])))
+    shown = shown.repeat(factor, axis=0).repeat(factor, axis=1)
+    strip = Image.new("RGB", (shown.shape[1], LEGEND), "white")
     draw = ImageDraw.Draw(strip)
     at = 2
     for name in ("tissue", *tissue.excluded):

@@ -96,7 +96,7 @@ class SlideReader(ABC):
             )
         try:
             return self._region(x, y, level, width, height)
-        except (openslide.OpenSlideError, OSError, ValueError) as error:
+        except (openslide.OpenSlideError, OSError, ValueError, RuntimeError) as error:
             _unreadable(self.path, error)
 
     @abstractmethod

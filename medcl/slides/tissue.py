@@ -39,7 +39,7 @@ class TissueSettings:
     sharpness: least variance of the Laplacian (grey levels squared); 0: smooth areas are kept
     closing_um: gaps up to this width (micrometres) are closed
     hole_mm2: holes below this area are filled
-    piece_mm2: pieces below this area are removed
+    piece_mm2: pieces of tissue below this area are removed, and such pieces of ink are kept
     """
 
     microns_per_pixel: float = 8.0
@@ -50,7 +50,7 @@ class TissueSettings:
     pen: bool = True
     sharpness: float = 2.0
     closing_um: float = 32.0
-    hole_mm2: float = 0.02
+    hole_mm2: float = 0.01
     piece_mm2: float = 0.01
 
 
@@ -108,17 +108,18 @@ def find_tissue(
     hue, saturation, value = _hsv(image)
     saturation = ndimage.median_filter(saturation, 3)
     threshold = _threshold(saturation, settings)
-    black = value < settings.black
+    pixel_mm2 = (microns_per_pixel / 1000) ** 2
+    least = settings.piece_mm2 / pixel_mm2  # of ink too: pigment and debris are no marker
+    black = _without_small(value < settings.black, least)
     none = np.zeros_like(black)
-    pen = _pen(hue, saturation) & ~black if settings.pen else none
+    pen = _without_small(_pen(hue, saturation) & ~black, least) if settings.pen else none
     coloured = (saturation > threshold) & ~black & ~pen
     smooth = coloured & (_sharpness(image) < settings.sharpness)
     radius = settings.closing_um / 2 / microns_per_pixel
-    pixel_mm2 = (microns_per_pixel / 1000) ** 2
     mask = _closed(coloured & ~smooth, radius)
     mask = ~_without_small(~mask, settings.hole_mm2 / pixel_mm2)
     mask &= ~(black | pen)
-    mask = _without_small(mask, settings.piece_mm2 / pixel_mm2)
+    mask = _without_small(mask, least)
     return Tissue(mask, threshold, {"black": black, "pen": pen, "smooth": smooth})
 
 

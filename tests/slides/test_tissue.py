@@ -100,6 +100,17 @@ def test_ink_and_black_are_left_out(reason: str, colour: tuple[int, int, int]) -
     assert found.excluded[reason][12:48, 47:68].all()
 
 
+def test_a_speck_of_pigment_is_no_ink() -> None:
+    image = glass()
+    image[10:50, 10:70] = structured(PINK, 40, 60)
+    image[28:32, 28:32] = (20, 5, 10)
+    image[28:32, 40:44] = (40, 160, 80)
+    found = find_tissue(image, 8.0, TissueSettings(closing_um=0, sharpness=0))
+    assert found.mask[12:48, 12:68].all()
+    assert not found.excluded["pen"].any()
+    assert not found.excluded["black"].any()
+
+
 def test_stains_are_not_taken_for_ink() -> None:
     for colour in [(200, 120, 180), (120, 80, 160), (235, 150, 190), (150, 100, 60), (200, 60, 90)]:
         image = glass()
