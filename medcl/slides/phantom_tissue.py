@@ -23,13 +23,15 @@ NUCLEI, GAPS = 14, 8
 RING_UM, LUMEN_UM = 16.0, 9.0
 UNIT_UM = 52.0  # from a unit to its neighbours
 NEAREST_UM = 7.2  # between the centres of scattered nuclei
-SPINDLE_UM2 = 420.0  # of stroma a nucleus
+SPINDLE_UM2 = 280.0  # of stroma a nucleus
 AXES_UM = np.array([3.6, 2.6])
 SPINDLE_AXES_UM = np.array([6.5, 1.6])
 LAYOUTS = 48  # scattered units to choose from; each is turned at random besides
 # Optical density of red, green and blue per stain: Ruifrok and Johnston 2001.
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 EOSIN = np.array([0.07, 0.99, 0.11])
+STRENGTH = 1.6
+TRIES = 1500  # places for lobules
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,20 @@ class Section:
 def draw_section(size: tuple[float, float], tumour: bool, rng: Generator) -> Section:
     """Draw an outline and lobules for a glass of `size` micrometres.
 
-    About half of the tissue is lobules, whatever the label: one of them is tumour, or two on a
-    large section, where `tumour`.
+    About two fifths of the tissue are lobules, whatever the label. Where `tumour`, one of them is,
+    or two on a large section.
     """
     waves = np.column_stack((rng.uniform(0, 0.05, 4), rng.uniform(0, 2 * np.pi, 4)))
     bare = Section(size, waves, ())
     wanted = 0.5 * float((bare.classes() > 0).sum()) * TRUTH_MICRONS**2
     lobules: list[Lobule] = []
-    for _ in range(4000):
+    around = np.linspace(0, 2 * np.pi, 12)
+    for _ in range(TRIES):
         radius = rng.uniform(65, 100)
         x, y = rng.uniform(radius / 2, np.array(size) - radius / 2)
-        apart = all(np.hypot(x - o.x, y - o.y) > radius + o.radius + 6 for o in lobules)
-        around = np.linspace(0, 2 * np.pi, 12)
-        edge = bare.holds(x + radius * np.cos(around), y + radius * np.sin(around))
-        if apart and edge.all():
+        if any(np.hypot(x - o.x, y - o.y) < radius + o.radius + 6 for o in lobules):
+            continue
+        if bare.holds(x + radius * np.cos(around), y + radius * np.sin(around)).all():
             lobules.append(Lobule(float(x), float(y), float(radius), False))
         if sum(np.pi * lobule.radius**2 for lobule in lobules) > wanted:
             break
@@ -116,13 +118,15 @@ def paint(section: Section, microns_per_pixel: float, rng: Generator) -> UInt8[n
         _fill(canvas, lobule, section, rng)
     _spindles(canvas, section, classes, rng)
     strength = rng.uniform(0.75, 1.25, 2)
-    density = np.multiply.outer(
-        blue * strength[0], HAEMATOXYLIN.astype(np.float32)
-    ) + np.multiply.outer(eosin * strength[1], EOSIN.astype(np.float32))
-    light = (rng.uniform(236, 248) + rng.uniform(-3, 3, 3)).astype(np.float32)
-    image = light * np.exp(-density * np.float32(1.6))
-    image += 2.5 * rng.standard_normal((height, width, 1), dtype=np.float32)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    light = rng.uniform(236, 248) + rng.uniform(-3, 3, 3)
+    noise = 2.5 * rng.standard_normal((height, width), dtype=np.float32)
+    image = np.empty((height, width, 3), np.uint8)
+    for channel in range(3):
+        per_stain = STRENGTH * strength * (HAEMATOXYLIN[channel], EOSIN[channel])
+        density = np.float32(per_stain[0]) * blue + np.float32(per_stain[1]) * eosin
+        seen = np.float32(light[channel]) * np.exp(-density) + noise
+        image[..., channel] = np.clip(np.rint(seen), 0, 255)
+    return image
 
 
 class _Canvas:
