@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -123,7 +124,7 @@ def write_svs(
     scale = "" if microns is None else f"|MPP = {microns:.4f}"
     text = "Aperio Image Library (drawn)\r\n{}x{} [0,0 {}x{}] ({}x{}) JPEG/RGB Q={}|AppMag = {}{}"
     described = text.format(width, height, width, height, TILE, TILE, QUALITY, power, scale)
-    shared = {
+    shared: dict[str, Any] = {
         "photometric": "rgb",
         "compression": "jpeg",
         "compressionargs": {"level": QUALITY},

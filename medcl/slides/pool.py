@@ -101,7 +101,9 @@ def write_pool(
             maxshape=(None, side, side, 3),
             chunks=(1, side, side, 3),
         )
-        names, numbers, places = [], [], []
+        names: list[str] = []
+        numbers: list[int] = []
+        places: list[np.ndarray] = []
         for entry in slides:
             try:
                 coords, drawn = _draw(entry, most, seed)

@@ -112,7 +112,7 @@ def test_marker_ink_is_a_warning(tmp_path: Path) -> None:
     from make_slides import picture
 
     image = picture()
-    image[380:500, 20:240] = (40, 160, 80)
+    image[80:500, 20:240] = (40, 160, 80)
     write_svs(tmp_path / "pen.svs", image, 20, 0.5)
     found = examine("pen", tmp_path / "pen.svs", SETTINGS)
     assert found.status == "ok"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from medcl.slides.reader import open_slide
 from medcl.slides.tiles import TileSettings, lay_tiles, read_tile, tissue_shares
 from medcl.slides.tissue import TissueSettings
 
-SETTINGS = SlidePhantomSettings(patients=8, slides_per_patient=2)
+SETTINGS = SlidePhantomSettings(patients=8, slides_per_patient=1)
 TILES = TileSettings(microns_per_pixel=1.0, tile=64)
 
 
@@ -74,7 +75,7 @@ def test_the_table_names_slides_of_both_labels_and_powers(
 ) -> None:
     with open(folder / "slides.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 16 + len(BROKEN)
+    assert len(rows) == 8 + len(BROKEN)
     assert {row["label"] for row in rows} == {"tumour", "normal"}
     assert all((folder / row["path"]).exists() for row in rows)
     powers = {(slide.power, slide.label) for slide in slides if slide.code is None}
@@ -140,13 +141,6 @@ def test_the_mean_colour_of_tiles_does_not_tell_tumour_from_glands(
     assert auroc(colour, tumour, tiles["patient"]) < 0.75
 
 
-def test_the_mean_colour_of_a_slide_does_not_tell_its_label(tiles: dict[str, np.ndarray]) -> None:
-    numbers = np.unique(tiles["slide"])
-    first = [int(np.flatnonzero(tiles["slide"] == n)[0]) for n in numbers]
-    colour = np.array([tiles["pixels"][tiles["slide"] == n].mean(axis=(0, 1, 2)) for n in numbers])
-    assert auroc(colour, tiles["label"][first], tiles["patient"][first]) < 0.75
-
-
 def test_the_arrangement_of_nuclei_tells_tumour_from_glands(tiles: dict[str, np.ndarray]) -> None:
     """By the best match of a bright disc in a dark ring: the pattern of a gland."""
     from scipy.signal import fftconvolve
@@ -165,19 +159,23 @@ def test_the_arrangement_of_nuclei_tells_tumour_from_glands(tiles: dict[str, np.
     assert roc_auc_score(~tumour[both], match) > 0.85
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
+    folder: Path, slides: list[PhantomSlide], tmp_path: Path
+) -> None:
     few = SlidePhantomSettings(patients=2, slides_per_patient=1, broken=False)
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write_slide_phantom(tmp_path / name, SlidePhantomSettings(**{**vars(few), "seed": seed}))
-    read = {name: (tmp_path / name / "slides" / "s002.svs").read_bytes() for name in "abc"}
-    assert read["a"] == read["b"]
-    assert read["a"] != read["c"]
+    write_slide_phantom(tmp_path / "a", few)
+    write_slide_phantom(tmp_path / "b", replace(few, seed=1))
+    for slide in slides[:2]:  # a larger set begins with the same slides
+        written = (folder / slide.path).read_bytes()
+        assert (tmp_path / "a" / slide.path).read_bytes() == written
+        assert (tmp_path / "b" / slide.path).read_bytes() != written
 
 
 def test_a_run_replaces_an_earlier_one_and_leaves_other_data_alone(tmp_path: Path) -> None:
     few = SlidePhantomSettings(patients=2, slides_per_patient=1, broken=False)
-    write_slide_phantom(tmp_path / "a", few)
+    (tmp_path / "a" / "slides").mkdir(parents=True)
     (tmp_path / "a" / "slides" / "old.svs").touch()
+    (tmp_path / "a" / "slides.csv").touch()
     write_slide_phantom(tmp_path / "a", few)
     names = sorted(file.name for file in (tmp_path / "a" / "slides").iterdir())
     assert names == ["s001.svs", "s002.svs"]
