@@ -189,7 +189,7 @@ def _gland(canvas: _Canvas, centre: np.ndarray, rng: Generator) -> None:
     for angle in angles + rng.uniform(0, 2 * np.pi):
         x, y = centre + (RING_UM + rng.normal(0, 0.7)) * np.array([np.cos(angle), np.sin(angle)])
         canvas.nucleus(x, y, AXES_UM, angle)
-    canvas.gap(*centre, LUMEN_UM)
+    canvas.gap(centre[0], centre[1], LUMEN_UM)
 
 
 def _scattered(canvas: _Canvas, centre: np.ndarray, rng: Generator) -> None:
@@ -220,7 +220,7 @@ def _spindles(
 def _layouts() -> Float[np.ndarray, "L m 2"]:
     """Scattered units: nuclei, then gaps, none nearer to another than NEAREST_UM."""
     rng = np.random.default_rng(7)  # the same in every phantom, as the shape of a gland is
-    found = []
+    found: list[np.ndarray] = []
     while len(found) < LAYOUTS:
         places: list[np.ndarray] = []
         for _ in range(600):

@@ -35,7 +35,7 @@ class TiffPyramid:
         """Raise ValueError if data of a level, or a further page, lie behind the end."""
         size = self._file.filehandle.size
         following = self._next_page()
-        if following > size:
+        if following >= size:
             raise ValueError(
                 f"the file has {size} bytes; its next page would begin at byte {following}"
             )
@@ -92,7 +92,10 @@ class TiffPyramid:
         if self._file.is_ndpi:  # keeps the upper half of its offsets elsewhere
             return 0
         layout, handle = self._file.tiff, self._file.filehandle
-        handle.seek(self._file.pages.next_page_offset)
+        pointer = self._file.pages.next_page_offset
+        if pointer is None:
+            return 0
+        handle.seek(pointer)
         return int(struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))[0])
 
 

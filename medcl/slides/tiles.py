@@ -135,7 +135,7 @@ def lay_tiles(
     y, x = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
     share = tissue_shares(mask, np.column_stack((x, y)), grid.side)
     kept = share >= settings.least_tissue
-    tissue = hashlib.sha256(np.packbits(mask.mask)).hexdigest()
+    tissue = hashlib.sha256(np.packbits(mask.mask).tobytes()).hexdigest()
     inputs = [FORMAT, slide_sha256, asdict(settings), tissue, mask.mask.shape, mask.scale]
     return Tiles(
         np.column_stack((x, y))[kept].astype(np.int32),
