@@ -77,13 +77,19 @@ def test_light_modules_load_neither_torch_nor_monai_by_others_either() -> None:
     subprocess.run([sys.executable, "-c", loaded], check=True)
 
 
-def test_only_inference_imports_monai() -> None:
-    users = [
+def test_only_inference_and_the_encoder_of_tiles_import_monai() -> None:
+    """The second for its 2-D ResNet, and only when one is built."""
+    users = {
         str(path.relative_to(ROOT / "medcl"))
         for path in (ROOT / "medcl").rglob("*.py")
         if any(name.split(".")[0] == "monai" for _, name in imports(path))
-    ]
-    assert users == ["segmentation/inference.py"]
+    }
+    assert users == {"segmentation/inference.py", "networks/tile_encoder.py"}
+
+
+def test_the_encoder_of_tiles_loads_monai_only_for_a_resnet() -> None:
+    loaded = "import sys, medcl.networks.tile_encoder; sys.exit('monai' in sys.modules)"
+    subprocess.run([sys.executable, "-c", loaded], check=True)
 
 
 def test_packages_that_break_torch_are_imported_nowhere() -> None:

@@ -1,0 +1,243 @@
+"""Whole-slide images, region by region, as RGB on white.
+
+OpenSlide reads SVS, NDPI, MRXS, SCN, BIF, DICOM and classic TIFF pyramids. It shows one level of a
+pyramid kept in SubIFDs, as OME-TIFF does; those are read by tifffile. Places are in pixels of level
+0, as OpenSlide has them; what lies outside the slide is white.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from jaxtyping import UInt8
+
+from medcl.data.volume import VolumeError
+from medcl.errors import MedclError
+from medcl.files import sha256_of, sha256_of_file
+from medcl.slides.tiff import TiffPyramid, open_pyramid
+
+try:
+    import openslide
+except ImportError:
+    raise MedclError("slides need further packages: pip install 'medcl[slides]'") from None
+
+PLAUSIBLE_MICRONS = (0.05, 20.0)  # outside: the resolution of a printer, or another unit
+HANDLES = 8  # open slides of a process
+CACHE_BYTES = 64 << 20
+
+Size = tuple[int, int]
+
+
+class SlideError(VolumeError):
+    """A file that cannot be used as a slide: `code` names why, `remedy` says what to do."""
+
+
+class SlideReader(ABC):
+    """An open slide. It belongs to its process: send the path to another one, not the reader.
+
+    sizes: (width, height) of each level, the finest first. downsamples: level-0 pixels a pixel of
+    the level. microns_per_pixel: side of a pixel of level 0 in micrometres, None if the file states
+    none that is plausible; `stated` is what it states.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        vendor: str,
+        sizes: Sequence[Size],
+        downsamples: Sequence[float],
+        stated: float | None,
+        given: float | None,
+    ) -> None:
+        self.path, self.vendor, self.stated = path, vendor, stated
+        self.sizes = tuple(sizes)
+        self.downsamples = tuple(downsamples)
+        low, high = PLAUSIBLE_MICRONS
+        if given is not None and not low <= given <= high:
+            raise SlideError(
+                "implausible_mpp",
+                f"{path}: {given:g} micrometres a pixel are given, expected {low:g} to {high:g}",
+                "correct `microns_per_pixel` of this slide",
+            )
+        usable = stated if stated is not None and low <= stated <= high else None
+        self.microns_per_pixel = given if given is not None else usable
+
+    def microns_at(self, level: int) -> float:
+        """Side of a pixel of `level` in micrometres; SlideError if the slide's is not known."""
+        if self.microns_per_pixel is None:
+            states = "states none" if self.stated is None else f"states {self.stated:.4g}"
+            low, high = PLAUSIBLE_MICRONS
+            raise SlideError(
+                "no_mpp",
+                f"{self.path}: the size of a pixel is not known; the file {states} "
+                f"(micrometres, {low:g} to {high:g} are plausible)",
+                "give `microns_per_pixel` of this slide in the table of slides",
+            )
+        return self.microns_per_pixel * self.downsamples[level]
+
+    def read(
+        self, x: int, y: int, level: int, width: int, height: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Read `width` x `height` pixels of `level` from level-0 place (x, y); white outside.
+
+        Raises SlideError for a level the slide does not have, and for data that cannot be decoded.
+        """
+        if not 0 <= level < len(self.sizes):
+            raise SlideError(
+                "no_level",
+                f"{self.path}: no level {level}; the slide has 0 to {len(self.sizes) - 1}",
+                "choose a level it has",
+            )
+        try:
+            return self._region(x, y, level, width, height)
+        except (openslide.OpenSlideError, OSError, ValueError, RuntimeError) as error:
+            _unreadable(self.path, error)
+
+    @abstractmethod
+    def _region(
+        self, x: int, y: int, level: int, width: int, height: int
+    ) -> UInt8[np.ndarray, "h w 3"]: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> SlideReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self.path}: an open slide cannot be pickled; send its path instead")
+
+
+class _OpenSlideReader(SlideReader):
+    def __init__(self, path: Path, slide: Any, given: float | None) -> None:
+        self._slide = slide
+        slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+        properties = slide.properties
+        axes = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+        stated = [float(properties[name]) for name in axes if name in properties]
+        super().__init__(
+            path,
+            properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
+            slide.level_dimensions,
+            slide.level_downsamples,
+            float(np.mean(stated)) if stated else None,
+            given,
+        )
+
+    def _region(
+        self, x: int, y: int, level: int, width: int, height: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        return on_white(np.asarray(self._slide.read_region((x, y), level, (width, height))))
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+class _TiffReader(SlideReader):
+    def __init__(self, path: Path, pyramid: TiffPyramid, given: float | None) -> None:
+        self._pyramid = pyramid
+        width, height = pyramid.sizes[0]
+        downsamples = [(width / w + height / h) / 2 for w, h in pyramid.sizes]
+        super().__init__(path, "tiff", pyramid.sizes, downsamples, pyramid.microns, given)
+
+    def _region(
+        self, x: int, y: int, level: int, width: int, height: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        scale = self.downsamples[level]
+        return on_white(
+            self._pyramid.read(round(x / scale), round(y / scale), level, width, height)
+        )
+
+    def close(self) -> None:
+        self._pyramid.close()
+
+
+def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> SlideReader:
+    """Open a slide; `microns_per_pixel` (of level 0) wins over what the file states.
+
+    Raises SlideError, which names why: missing_slide, unreadable, truncated, not_rgb,
+    implausible_mpp.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SlideError("missing_slide", f"{path}: no such file", "supply it, or remove its row")
+    try:
+        pyramid = open_pyramid(path)
+    except ValueError as error:
+        raise SlideError("truncated", f"{path}: {error}", "copy it again") from None
+    try:
+        slide = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        slide = None
+    except openslide.OpenSlideError as error:
+        _unreadable(path, error)
+    if slide is not None and (pyramid is None or len(pyramid.sizes) <= slide.level_count):
+        if pyramid is not None:
+            pyramid.close()
+        return _OpenSlideReader(path, slide, microns_per_pixel)
+    if pyramid is None:
+        _unreadable(path, "no format that OpenSlide or tifffile reads")
+    if slide is not None:
+        slide.close()
+    if not pyramid.is_rgb:
+        pyramid.close()
+        raise SlideError(
+            "not_rgb",
+            f"{path}: {pyramid.kind} is stored, expected 8-bit RGB",
+            "export the slide in colour with 8 bits a channel",
+        )
+    return _TiffReader(path, pyramid, microns_per_pixel)
+
+
+_handles: OrderedDict[tuple[int, str, float | None], SlideReader] = OrderedDict()
+
+
+def reader_of(path: str | Path, microns_per_pixel: float | None = None) -> SlideReader:
+    """The open reader of a slide in this process; the one not used for longest is closed.
+
+    A forked process opens its own: a handle that two processes share reads at the wrong place.
+    """
+    key = (os.getpid(), str(path), microns_per_pixel)
+    if key not in _handles:
+        _handles[key] = open_slide(path, microns_per_pixel)
+        mine = [other for other in _handles if other[0] == key[0]]
+        for oldest in mine[: max(0, len(mine) - HANDLES)]:
+            _handles.pop(oldest).close()
+    _handles.move_to_end(key)
+    return _handles[key]
+
+
+def on_white(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of an RGB or RGBA image on white; OpenSlide's transparent pixels are black below."""
+    colour = image[..., :3]
+    if image.shape[2] == 3 or (image[..., 3] == 255).all():
+        return np.ascontiguousarray(colour)
+    alpha = image[..., 3:].astype(np.float32) / 255
+    return np.rint(colour * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def slide_sha256(path: str | Path) -> str:
+    """Hash of the file; of MRXS, also of the names and sizes in the folder with its pixels."""
+    path = Path(path)
+    folder = path.with_suffix("")
+    if path.suffix.lower() != ".mrxs" or not folder.is_dir():
+        return sha256_of_file(path)
+    parts = sorted((file.name, file.stat().st_size) for file in folder.iterdir())
+    return sha256_of([sha256_of_file(path), parts])
+
+
+def _unreadable(path: Path, why: object) -> NoReturn:
+    raise SlideError(
+        "unreadable",
+        f"{path}: cannot be read as a slide: {why}",
+        "open it in another viewer; copy or export it again",
+    ) from None
