@@ -87,6 +87,7 @@ def _model(
             channels_in=plan.channels,
             strides=plan.strides,
             channels_out=len(plan.classes) + 1,
+            across=plan.across,
         )
     facts["parameters"] = sum(p.numel() for p in network.parameters())
     if encoder:

@@ -63,6 +63,7 @@ def load_model(
         channels_in=plan["channels"],
         strides=plan["strides"],
         channels_out=len(content["classes"]) + 1,
+        across=plan.get("across"),
     )
     network.load_state_dict(content["weights"][weights])
     return network.eval(), {key: value for key, value in content.items() if key != "weights"}
