@@ -239,7 +239,7 @@ def test_restored_probabilities_are_interpolated_before_the_decision(scan):
 
 
 def test_slices_of_a_2d_plan_keep_their_distance_and_nothing_crosses_between_them(scan):
-    image, label = scan  # slices of 4 mm along the last axis
+    image, _ = scan  # slices of 4 mm along the last axis
     flat = replace(PLAN, crop=(16, 16, 1), across=2)
     prepared = prepare(image, flat)
     assert prepared.spacing == pytest.approx((2.0, 2.0, 4.0))

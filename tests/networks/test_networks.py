@@ -151,7 +151,7 @@ def test_strides_a_network_cannot_follow_are_refused_with_those_it_needs() -> No
         small("segresnet", FLAT)
     with pytest.raises(MedclError, match=r"multiples of 32, such as \[64, 64, 64\]"):
         small("swin_unetr", CUBE)
-    with pytest.raises(MedclError, match="add a level to `plan.strides`"):
+    with pytest.raises(MedclError, match=r"add a level to `plan\.strides`"):
         small("dynunet", CUBE[:2])
     options = {"name": "swin_unetr", "heads": [3, 6, 12, 7]}
     with pytest.raises(MedclError, match=r"\[24, 48, 96, 192\]; choose others"):
@@ -169,7 +169,9 @@ def test_a_crop_swin_cannot_halve_five_times_is_refused_with_one_that_fits() -> 
 def test_a_class_from_outside_the_tree_must_be_a_network(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from medcl.networks.unet import UNet\nclass Mine(UNet):\n    pass\nclass Other:\n    pass\n"
+        "from medcl.networks.unet import UNet\n"
+        "class Mine(UNet):\n    pass\n"
+        "class Other:\n    pass\n"
     )
     mine = networks.build({"name": f"{file}:Mine"}, channels_in=1, strides=CUBE, channels_out=2)
     assert mine(torch.zeros(1, 1, 8, 8, 8)).shape == (1, 2, 8, 8, 8)

@@ -7,7 +7,6 @@ import torch
 from objectives.small import network, stored
 
 from medcl.data.store import Store, write_case, write_manifest
-from medcl.errors import MedclError
 from medcl.networks.unet import UNet
 from medcl.objectives import dense
 from medcl.objectives.dense import Dense, DenseViews, first_of_each, soft_weights
