@@ -63,8 +63,15 @@ class Intensity(Section):
 class PlanKeys(Section):
     """Choices the user makes instead of the plan; each wins and is marked `given`."""
 
+    dims: Literal[2, 3] | None = Field(
+        None,
+        description="2: the network sees slices across the axis of the largest spacing (the last "
+        "of equal ones), and nothing is resampled along it; 3 if absent",
+    )
     spacing: Triple | None = Field(
-        None, description="mm along the axes of the canonical (RAS) volume"
+        None,
+        description="mm along the axes of the canonical (RAS) volume; with dims 2, the largest "
+        "only says which axis the slices lie across",
     )
     crop: Voxels | None = Field(None, description="voxels of a training crop")
     strides: list[Voxels] | None = Field(

@@ -21,12 +21,14 @@ from medcl.data.strides import (
     Spacing,
     Triple,
     check_divisible,
+    check_slices,
     check_strides,
     dividing_strides,
     fit_crop,
     natural_strides,
     product,
     shrunk,
+    thick_axis,
     triple,
 )
 from medcl.data.volume import Volume, reorient
@@ -52,7 +54,8 @@ class Plan:
     """All derived choices. Spacing (mm), crop (voxels) and strides are along the RAS axes.
 
     `classes` is ordered by value: class k of a network's output is the k-th, 0 the background.
-    `body_threshold` parts body from air (HU); None: found in each volume.
+    `body_threshold` parts body from air (HU); None: found in each volume. `across` is the axis
+    across the slices of a 2-D network, along which volumes keep their spacing; None: 3-D.
     """
 
     modality: str
@@ -66,6 +69,15 @@ class Plan:
     threads: int
     fingerprint: dict[str, Any]
     given: tuple[str, ...] = ()
+    across: int | None = None
+
+    def spacing_of(self, own: Spacing) -> Spacing:
+        """Spacing (mm) a volume is resampled to; `own` is the one it has."""
+        x, y, z = (
+            mine if axis == self.across else planned
+            for axis, (mine, planned) in enumerate(zip(own, self.spacing, strict=True))
+        )
+        return x, y, z
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -76,7 +88,8 @@ class Plan:
         """The content of plan.yaml: plain numbers, strings, lists and mappings."""
         return {
             "format": FORMAT,
-            "dims": 3,
+            "dims": 3 if self.across is None else 2,
+            "across": self.across,
             "modality": self.modality,
             "classes": dict(self.classes),
             "orientation": ORIENTATION,
@@ -116,11 +129,14 @@ class Plan:
             threads=content["threads"],
             fingerprint=content["fingerprint"],
             given=tuple(content["given"]),
+            across=content.get("across"),
         )
 
     def preparation_sha256(self) -> str:
         """Hash of what decides a prepared volume, not of what only training uses."""
-        keys = ("classes", "orientation", "channels", "spacing", "intensity", "body")
+        keys = ["classes", "orientation", "channels", "spacing", "intensity", "body"]
+        if self.across is not None:  # stores of volumes keep the hash they were made with
+            keys.append("across")
         return sha256_of({key: self.to_dict()[key] for key in keys})
 
 
@@ -169,10 +185,14 @@ def make_plan(measured: Sequence[Measured], dataset: Dataset, *, cases: int) -> 
     channels = _same_channels(measured)
     keys = dataset.plan
     spacing = keys.spacing or _spacing([image.spacing for image in measured])
+    across = thick_axis(spacing) if keys.dims == 2 else None
+    body_mm = np.median([image.body_mm for image in measured], axis=0)
     needed = triple(
-        max(1, math.ceil(mm / step - 1e-6))
-        for mm, step in zip(np.median([i.body_mm for i in measured], axis=0), spacing, strict=True)
+        1 if axis == across else max(1, math.ceil(mm / step - 1e-6))
+        for axis, (mm, step) in enumerate(zip(body_mm, spacing, strict=True))
     )
+    if across is not None:
+        check_slices(keys.crop, keys.strides, across)
     if keys.crop and keys.strides:
         crop, strides = keys.crop, check_strides(tuple(keys.strides))
         check_divisible(crop, strides)
@@ -180,10 +200,10 @@ def make_plan(measured: Sequence[Measured], dataset: Dataset, *, cases: int) -> 
         crop, strides = keys.crop, dividing_strides(keys.crop, spacing)
     elif keys.strides:
         strides = check_strides(tuple(keys.strides))
-        crop = fit_crop(needed, spacing, product(strides))
+        crop = fit_crop(needed, spacing, triple(product(strides)))
     else:
         strides = natural_strides(shrunk(needed, spacing), spacing)
-        crop = fit_crop(needed, spacing, product(strides))
+        crop = fit_crop(needed, spacing, triple(product(strides)))
     fingerprint = _fingerprint(measured, cases)
     return Plan(
         modality=dataset.modality,
@@ -199,6 +219,7 @@ def make_plan(measured: Sequence[Measured], dataset: Dataset, *, cases: int) -> 
         threads=keys.threads or 1,
         fingerprint=fingerprint,
         given=tuple(sorted(keys.model_dump(exclude_none=True))),
+        across=across,
     )
 
 

@@ -1,7 +1,8 @@
 """From a volume as it was acquired to a network's input, and from its output back.
 
-A volume is turned to RAS, cropped to the body, resampled to the plan's spacing and given the
-plan's intensity rule. `restore` takes the same way back, to the voxels of the file.
+A volume is turned to RAS, cropped to the body, resampled to the plan's spacing (for a 2-D network
+within its slices alone) and given the plan's intensity rule. `restore` takes the same way back, to
+the voxels of the file.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
     canonical = reorient(volume, ORIENTATION)
     body = find_body(canonical, threshold=plan.body_threshold)
     part = _cropped(canonical, body.crop)
+    spacing = plan.spacing_of(part.spacing)
     try:
-        resampled = resample(part, plan.spacing)
+        resampled = resample(part, spacing)
     except ValueError as error:
         raise MedclError(f"{error}; exclude it or choose a finer `spacing`") from None
     array = resampled.array
@@ -88,7 +90,7 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
     return Prepared(
         array=array,
         affine=resampled.affine,
-        spacing=plan.spacing,
+        spacing=spacing,
         body=_body_box(body.box, body.crop, part.shape, part.spacing, resampled),
         fill=tuple(0.0 if is_bounded else float(channel.min()) for channel in array),
         crop=body.crop,

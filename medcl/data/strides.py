@@ -64,9 +64,9 @@ def fit_crop(needed: Triple, spacing: Spacing, step: Triple) -> Triple:
         crop[axis] += step[axis]
 
 
-def nearest_crop(crop: Triple, step: Triple) -> Triple:
-    """The multiples of `step` nearest to `crop`, at least one of each."""
-    return triple(
+def nearest_crop(crop: Sequence[int], step: Sequence[int]) -> tuple[int, ...]:
+    """The multiples of `step` nearest to `crop`, at least one of each; in 2-D or 3-D."""
+    return tuple(
         max(1, math.floor(length / by + 0.5)) * by for length, by in zip(crop, step, strict=True)
     )
 
@@ -110,9 +110,30 @@ def check_divisible(crop: Triple, strides: Sequence[Triple]) -> None:
         )
 
 
-def product(strides: Sequence[Triple]) -> Triple:
+def check_slices(crop: Triple | None, strides: Sequence[Triple] | None, across: int) -> None:
+    """Raises MedclError if a given crop or stride of a 2-D plan reaches `across` the slices."""
+    if crop and crop[across] != 1:
+        flat = [1 if axis == across else side for axis, side in enumerate(crop)]
+        raise MedclError(
+            f"plan.crop: {list(crop)} is no slice, and plan.dims is 2; axis {across} has the "
+            f"largest spacing, so give {flat}"
+        )
+    if wrong := [list(stride) for stride in strides or () if stride[across] != 1]:
+        flat = [1 if axis == across else step for axis, step in enumerate(wrong[0])]
+        raise MedclError(
+            f"plan.strides: {wrong[0]} goes down across the slices, and plan.dims is 2; axis "
+            f"{across} has the largest spacing, so give {flat}"
+        )
+
+
+def thick_axis(spacing: Sequence[float]) -> int:
+    """Axis along which slices are counted: of the largest spacing, the last of equal ones."""
+    return max(range(len(spacing)), key=lambda axis: (spacing[axis], axis))
+
+
+def product(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Voxels of the input that one voxel of the lowest level stands for, along each axis."""
-    return triple(math.prod(stride[axis] for stride in strides) for axis in range(3))
+    return tuple(math.prod(steps) for steps in zip(*strides, strict=True))
 
 
 def triple(values: Iterable[float]) -> Triple:

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from medcl.config import Count
 from medcl.contrast.gather import GatheredNorm
-from medcl.networks.unet import Encoder
+from medcl.networks.base import Network
+from medcl.networks.unet import strided_encoder, widths
 
 CENTRE, SCALE = 0.5, 0.25
 COLOURS = 3
+MOST_CHANNELS = 256
 
 
-class NarrowTileEncoder(Encoder):
+class NarrowTileEncoder(Network):
     """A small convolutional encoder for tiles of about 64 pixels, quick enough for a CPU.
 
     Two convolutions a level. The norm is over the batch: a norm over each tile would leave little
@@ -35,7 +37,8 @@ class NarrowTileEncoder(Encoder):
 
     def __init__(self, *, width: Count = 16, levels: Count = 4) -> None:
         strides = [(1, 1), *[(2, 2)] * (levels - 1)]
-        super().__init__(COLOURS, strides, width=width, norm="batch")
+        super().__init__(COLOURS, strides, widths(width, MOST_CHANNELS, levels), "batch")
+        self.down = strided_encoder(COLOURS, self.channels, self.strides, self.norm)
 
     @property
     def features(self) -> int:

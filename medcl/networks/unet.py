@@ -12,16 +12,14 @@ per-axis strides as in Isensee et al., "nnU-Net", Nature Methods 2021, arXiv:190
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from medcl.config import Count
 from medcl.contrast.gather import GatheredNorm
+from medcl.networks.base import Network, Norm
 
-Norm = Literal["instance", "batch"]
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORMS: dict[str, dict[int, Any]] = {
@@ -30,67 +28,12 @@ NORMS: dict[str, dict[int, Any]] = {
 }
 
 
-class Encoder(nn.Module):
-    """Feature maps from fine to coarse.
+class UNet(Network):
+    """Encoder, decoder and a 1x1 head.
 
-    strides: downsampling of each level along each axis; the first is all ones.
     width: channels of the first level, doubled at each further one
     width_max: most channels of a level
     norm: instance or batch (of all devices); instance keeps a volume independent of its batch
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        strides: Sequence[Sequence[int]],
-        *,
-        width: Count = 16,
-        width_max: Count = 256,
-        norm: Norm = "instance",
-    ) -> None:
-        super().__init__()
-        self.channels_in = channels_in
-        self.strides = [tuple(stride) for stride in strides]
-        self.dims = len(self.strides[0])
-        self.norm: Norm = norm
-        self.channels = [min(width * 2**level, width_max) for level in range(len(self.strides))]
-        self.down = nn.ModuleList()
-        previous = channels_in
-        for level, (channels, stride) in enumerate(zip(self.channels, self.strides, strict=True)):
-            kernel = kernel_at(self.strides, level)
-            self.down.append(
-                nn.Sequential(
-                    _block(previous, channels, kernel, norm, stride),
-                    _block(channels, channels, kernel, norm),
-                )
-            )
-            previous = channels
-
-    def encode(self, x: Float[Tensor, "B C *space"]) -> list[Tensor]:
-        """Feature maps of every level, the finest first and the bottleneck last.
-
-        Raises ValueError if an axis of `x` is not a multiple of the product of its strides.
-        """
-        for axis, size in enumerate(x.shape[2:]):
-            product = 1
-            for stride in self.strides:
-                product *= stride[axis]
-            if size % product:
-                raise ValueError(
-                    f"axis {axis} has {size} voxels, which {product} (the product of its strides) "
-                    "does not divide; choose another `crop`"
-                )
-        features = []
-        for level in self.down:
-            x = level(x)
-            features.append(x)
-        return features
-
-
-class UNet(Encoder):
-    """Encoder, decoder and a 1x1 head.
-
-    channels_out: channels of the head, e.g. background and classes.
     """
 
     def __init__(
@@ -103,31 +46,58 @@ class UNet(Encoder):
         width_max: Count = 256,
         norm: Norm = "instance",
     ) -> None:
-        super().__init__(channels_in, strides, width=width, width_max=width_max, norm=norm)
-        self.up = nn.ModuleList()
-        self.merge = nn.ModuleList()
-        for level in reversed(range(len(self.channels) - 1)):
-            coarse, fine = self.channels[level + 1], self.channels[level]
-            stride = self.strides[level + 1]
-            kernel = kernel_at(self.strides, level)
-            self.up.append(TRANSPOSED[self.dims](coarse, fine, stride, stride, bias=False))
-            self.merge.append(
-                nn.Sequential(
-                    _block(2 * fine, fine, kernel, norm), _block(fine, fine, kernel, norm)
-                )
-            )
+        super().__init__(channels_in, strides, widths(width, width_max, len(strides)), norm)
+        self.down = strided_encoder(channels_in, self.channels, self.strides, norm)
+        self.up, self.merge = transposed_decoder(self.channels, self.strides, norm, blocks=2)
         self.head = CONVOLUTION[self.dims](self.channels[0], channels_out, 1)
 
-    def decode(self, features: Sequence[Tensor], until: int | None = None) -> Tensor:
-        """Feature map after the first `until` decoder levels (all: full resolution)."""
-        x = features[-1]
-        levels = list(zip(self.up, self.merge, reversed(list(features[:-1])), strict=True))
-        for up, merge, skip in levels[:until]:
-            x = merge(torch.cat([up(x), skip], dim=1))
-        return x
 
-    def forward(self, x: Float[Tensor, "B C *space"]) -> Float[Tensor, "B K *space"]:
-        return self.head(self.decode(self.encode(x)))
+def widths(width: int, width_max: int, levels: int) -> list[int]:
+    """Channels of each level: doubled from one to the next, up to a maximum."""
+    return [min(width * 2**level, width_max) for level in range(levels)]
+
+
+def strided_encoder(
+    channels_in: int, channels: Sequence[int], strides: Sequence[Sequence[int]], norm: Norm
+) -> nn.ModuleList:
+    """Two blocks a level, the first of which goes down by the level's stride."""
+    levels = nn.ModuleList()
+    for level, (size, stride) in enumerate(zip(channels, strides, strict=True)):
+        kernel = kernel_at(strides, level)
+        first = block(channels_in, size, kernel, norm, stride)
+        levels.append(nn.Sequential(first, block(size, size, kernel, norm)))
+        channels_in = size
+    return levels
+
+
+def transposed_decoder(
+    channels: Sequence[int], strides: Sequence[Sequence[int]], norm: Norm, *, blocks: int
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Transposed convolutions up, and the `blocks` that merge each with its skip."""
+    up, merge = nn.ModuleList(), nn.ModuleList()
+    for level in reversed(range(len(channels) - 1)):
+        coarse, fine = channels[level + 1], channels[level]
+        stride = tuple(strides[level + 1])
+        kernel = kernel_at(strides, level)
+        up.append(TRANSPOSED[len(stride)](coarse, fine, stride, stride, bias=False))
+        merge.append(merging(fine, kernel, norm, blocks=blocks))
+    return up, merge
+
+
+def merging(
+    channels: int,
+    kernel: Sequence[int],
+    norm: Norm,
+    *,
+    blocks: int,
+    rectifier: nn.Module | None = None,
+) -> nn.Sequential:
+    """Blocks from a map and its skip, one after the other, to as many channels as either has."""
+    first = block(2 * channels, channels, kernel, norm, rectifier=rectifier)
+    others = (
+        block(channels, channels, kernel, norm, rectifier=rectifier) for _ in range(blocks - 1)
+    )
+    return nn.Sequential(first, *others)
 
 
 def kernel_at(strides: Sequence[Sequence[int]], level: int) -> tuple[int, ...]:
@@ -140,18 +110,24 @@ def kernel_at(strides: Sequence[Sequence[int]], level: int) -> tuple[int, ...]:
     )
 
 
-def _block(
+def block(
     channels_in: int,
     channels_out: int,
     kernel: Sequence[int],
     norm: Norm,
     stride: Sequence[int] | int = 1,
+    *,
+    rectifier: nn.Module | None = None,
 ) -> nn.Sequential:
+    """A convolution that keeps the size but for its stride, a norm, and a leaky ReLU if not given.
+
+    The convolution has no bias, which the norm would take away.
+    """
     dims = len(kernel)
     stride = tuple(stride) if not isinstance(stride, int) else (stride,) * dims
     padding = tuple(size // 2 for size in kernel)
     return nn.Sequential(
         CONVOLUTION[dims](channels_in, channels_out, tuple(kernel), stride, padding, bias=False),
         NORMS[norm][dims](channels_out, affine=True),
-        nn.LeakyReLU(0.01, inplace=True),
+        rectifier or nn.LeakyReLU(0.01, inplace=True),
     )

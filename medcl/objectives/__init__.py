@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from medcl.config import Voxels
+from medcl.data.strides import nearest_crop, product
 from medcl.errors import MedclError
-from medcl.networks.unet import UNet
+from medcl.networks.base import Network
 from medcl.objectives.alice import Alice
 from medcl.objectives.base import Objective
 from medcl.objectives.dense import Dense
@@ -33,7 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def build(
-    options: Mapping[str, Any], network: UNet, *, crop: Voxels, spacing: Spacing
+    options: Mapping[str, Any], network: Network, *, crop: Voxels, spacing: Spacing
 ) -> Objective:
     """Build the objective called `options["name"]`; the other options are its keyword arguments.
 
@@ -55,12 +56,15 @@ def build(
     return kind(network, spacing, **checked)
 
 
-def _fits(crop: Voxels, network: UNet, name: str) -> None:
-    needed = [1] * network.dims
-    for stride in network.strides:
-        needed = [total * step for total, step in zip(needed, stride, strict=True)]
-    if any(side % step for side, step in zip(crop, needed, strict=False)):  # 2-D: of two
+def _fits(crop: Voxels, network: Network, name: str) -> None:
+    if network.dims == 2 and crop[network.across] != 1:
         raise MedclError(
-            f"objective {name}: crop: {tuple(crop)} voxels are no multiple of {tuple(needed)}, by "
-            "which the network goes down; choose another `crop`"
+            f"objective {name}: crop: {tuple(crop)} voxels are no slice, and the network is 2-D; "
+            f"its side along axis {network.across} must be 1"
+        )
+    sides, needed = [crop[axis] for axis in network.axes], product(network.strides)
+    if any(side % step for side, step in zip(sides, needed, strict=True)):
+        raise MedclError(
+            f"objective {name}: crop: {tuple(sides)} voxels are no multiple of {needed}, by which "
+            f"the network goes down; choose another `crop`, such as {nearest_crop(sides, needed)}"
         )

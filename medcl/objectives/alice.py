@@ -54,15 +54,17 @@ from medcl.config import Count, Share, Voxels
 from medcl.contrast.sphere import alignment, collapse_terms
 from medcl.contrast.teacher import Teacher, rising_momentum
 from medcl.data.store import StoredVolume, Triple
+from medcl.data.strides import thick_axis
 from medcl.errors import MedclError
 from medcl.networks.attention import CrossAttention
+from medcl.networks.base import Network
 from medcl.networks.heads import Prototypes
-from medcl.networks.unet import CONVOLUTION, UNet
+from medcl.networks.unet import CONVOLUTION
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.objectives.mae import blocks_to_voxels, draw_blocks
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.groups import different_cases
-from medcl.views.slices import matched_box, thick_axis
+from medcl.views.slices import matched_box
 
 STUDENT_TEMPERATURE = 0.1
 TEACHER_TEMPERATURES = (0.008, 0.01)  # at the start, and after the warm-up
@@ -185,7 +187,7 @@ class Alice(Objective):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
         matcher: Literal["position"] = "position",
@@ -230,7 +232,7 @@ class Alice(Objective):
             "recon": self.reconstruct(self.network.decode(features)),
         }
         with torch.no_grad():
-            network = cast(UNet, self.teacher.copies[0])
+            network = cast(Network, self.teacher.copies[0])
             whole = network.encode(crops)
             found["teacher_deep"] = whole[-1]
             found["teacher_decoded"] = network.decode(whole, until=1)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medcl.data.store import StoredVolume
-from medcl.networks.unet import UNet
+from medcl.networks.base import Network
 
 Batch = dict[str, Tensor]
 Embeddings = dict[str, Tensor]
@@ -64,7 +64,7 @@ class Objective(nn.Module, ABC):
     reads_labels: ClassVar[bool] = False
     compared_with_chance: ClassVar[tuple[str, ...]] = ("loss",)
 
-    def __init__(self, network: UNet, views: Views) -> None:
+    def __init__(self, network: Network, views: Views) -> None:
         super().__init__()
         self.network = network
         self.views = views
@@ -72,7 +72,7 @@ class Objective(nn.Module, ABC):
             parameter.requires_grad_(name.startswith(self.trained))
 
     @property
-    def encoder(self) -> UNet:
+    def encoder(self) -> Network:
         return self.network
 
     @abstractmethod

@@ -54,7 +54,7 @@ from medcl.contrast.similarity import accuracy, contrast, mean_over, unit
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import Box, StoredVolume, Triple
 from medcl.errors import MedclError
-from medcl.networks.unet import UNet
+from medcl.networks.base import Network
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.coordinates import interpolate, voxels_of, within
@@ -157,8 +157,7 @@ class DenseViews(Views):
         """voxels: where the points are in each view; kept: those that are in it."""
         images = batch["image"].flatten(0, 1)
         strengths = replace(AUGMENT, flip=(self.mirror, self.mirror, self.mirror))
-        draw = strengths.draw(len(images), self.spacing, generator)
-        draw = replace(draw, matrix=in_plane(draw.matrix, self.size))
+        draw = strengths.draw(len(images), self.spacing, generator, size=self.size)
         changed, _ = apply(images, None, draw)
         points = batch["points"].repeat_interleave(2, 0)
         where = (points, batch["centres"].flatten(0, 1), self.spacing, self.size)
@@ -209,16 +208,6 @@ class DenseViews(Views):
         return chosen + between
 
 
-def in_plane(matrix: Float[Tensor, "B 4 4"], size: Triple) -> Float[Tensor, "B 4 4"]:
-    """Leave out what a matrix does across an axis of one voxel: a slice has nothing beside it."""
-    matrix = matrix.clone()
-    for axis, side in enumerate(size):
-        if side == 1:
-            matrix[:, axis, :] = matrix[:, :, axis] = 0
-            matrix[:, axis, axis] = 1
-    return matrix
-
-
 class Dense(Objective):
     """Know a point of the body again in another view; see the module's text.
 
@@ -235,7 +224,7 @@ class Dense(Objective):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
         positives: Positives = "point",
@@ -248,10 +237,6 @@ class Dense(Objective):
     ) -> None:
         if crop is None:
             raise MedclError("Dense: no `crop`; build it with the plan's, or give the voxels")
-        if network.dims == 2 and crop[2] != 1:
-            raise MedclError(
-                f"Dense: crop {tuple(crop)} for a 2-D network; its last side must be 1"
-            )
         super().__init__(network, DenseViews(spacing, crop, points, mirror))
         self.positives, self.temperature = positives, temperature
         self.sigma, self.sigma_mm = sigma, sigma_mm
@@ -262,10 +247,8 @@ class Dense(Objective):
     def embed(self, batch: Batch) -> Embeddings:
         """points: an embedding of each point in each view, (B, 2, P, 32), not yet normalised."""
         images, voxels = batch["image"].flatten(0, 1), batch["voxels"].flatten(0, 1)
-        if self.network.dims == 2:
-            images, voxels = images[..., 0], voxels[..., :2]
         features = self.network.decode(self.network.encode(images))
-        embedded = self.project(interpolate(features, voxels))
+        embedded = self.project(interpolate(features, voxels[..., self.network.axes]))
         return {"points": embedded.unflatten(0, batch["image"].shape[:2])}
 
     @in_float32

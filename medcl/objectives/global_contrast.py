@@ -52,12 +52,13 @@ from torch.nn import functional as F
 from medcl.config import Count, Positive, Share, Voxels
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import StoredVolume, Triple
+from medcl.data.strides import thick_axis
 from medcl.errors import MedclError
-from medcl.networks.unet import UNet
+from medcl.networks.base import Network
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.groups import different_cases
-from medcl.views.slices import draw_slices, slab, thick_axis
+from medcl.views.slices import draw_slices, slab
 
 Form = Literal["gr", "gd-", "gd", "gd-alt"]
 
@@ -245,11 +246,6 @@ class GlobalViews(Views):
         return F.interpolate(x[None], self.size, mode="trilinear", align_corners=False)[0]
 
 
-def as_input(network: UNet, crops: Float[Tensor, "N C X Y Z"], axis: int) -> Tensor:
-    """Crops as the network takes them: in 2-D without the axis of one slice."""
-    return crops.squeeze(2 + axis) if network.dims == 2 else crops
-
-
 class GlobalContrast(Objective):
     """Bring slices of the same normalised position together; see the module's text.
 
@@ -269,7 +265,7 @@ class GlobalContrast(Objective):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
         form: Form = "gd",
@@ -295,7 +291,7 @@ class GlobalContrast(Objective):
         super().__init__(network, views)
         self.form: Form = form
         self.temperature = temperature
-        sides = [n for axis, n in enumerate(crop) if network.dims == 3 or axis != views.axis]
+        sides = [crop[axis] for axis in network.axes]
         for stride in network.strides:
             sides = [n // step for n, step in zip(sides, stride, strict=True)]
         self.project = nn.Sequential(
@@ -304,12 +300,10 @@ class GlobalContrast(Objective):
             nn.ReLU(inplace=True),
             nn.Linear(hidden, width, bias=False),
         )
-        self.axis = views.axis
 
     def embed(self, batch: Batch) -> Embeddings:
         """z: the head's output of every row, (B, R, E)."""
-        crops = as_input(self.network, batch["crops"].flatten(0, 1), self.axis)
-        z = self.project(self.network.encode(crops)[-1])
+        z = self.project(self.network.encode(batch["crops"].flatten(0, 1))[-1])
         return {"z": z.unflatten(0, batch["crops"].shape[:2])}
 
     @in_float32

@@ -44,8 +44,8 @@ from medcl.config import Count, Share, Voxels
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import StoredVolume, Triple
 from medcl.errors import MedclError
+from medcl.networks.base import Network
 from medcl.networks.heads import Prototypes
-from medcl.networks.unet import UNet
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.crops import box_at, random_box
@@ -205,7 +205,7 @@ class LesionPatches(Objective):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
         lesion: Count | None = None,

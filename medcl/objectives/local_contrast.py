@@ -44,9 +44,10 @@ from torch.nn import functional as F
 from medcl.config import Count, Positive, Voxels
 from medcl.contrast.sphere import collapse_terms
 from medcl.errors import MedclError
-from medcl.networks.unet import CONVOLUTION, NORMS, UNet
+from medcl.networks.base import Network
+from medcl.networks.unet import CONVOLUTION, NORMS
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, in_float32
-from medcl.objectives.global_contrast import GlobalViews, Rows, as_input
+from medcl.objectives.global_contrast import GlobalViews, Rows
 from medcl.objectives.local_lists import LISTS
 from medcl.views.augment import Spacing
 
@@ -191,7 +192,7 @@ class LocalContrast(Objective):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
         form: Form = "lr",
@@ -224,10 +225,9 @@ class LocalContrast(Objective):
             self.trained = ("down.", *self.trained)
         super().__init__(network, views)
         self.form: Form = form
-        self.blocks, self.frozen, self.axis = blocks, frozen, views.axis
+        self.blocks, self.frozen = blocks, frozen
         self.temperature = temperature
-        kept = [axis for axis in range(3) if network.dims == 3 or axis != views.axis]
-        shape, sizes = [crop[axis] for axis in kept], [spacing[axis] for axis in kept]
+        shape, sizes = [crop[a] for a in network.axes], [spacing[a] for a in network.axes]
         for stride in network.strides[: len(network.strides) - blocks]:
             shape = [n // step for n, step in zip(shape, stride, strict=True)]
             sizes = [n * step for n, step in zip(sizes, stride, strict=True)]
@@ -256,7 +256,7 @@ class LocalContrast(Objective):
 
     def embed(self, batch: Batch) -> Embeddings:
         """regions: the projected regions of every row, (B, R, M, E)."""
-        crops = as_input(self.network, batch["crops"].flatten(0, 1), self.axis)
+        crops = batch["crops"].flatten(0, 1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.network.encode(crops)
         maps = self.head(self.network.decode(features, until=self.blocks))

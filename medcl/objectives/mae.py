@@ -34,7 +34,8 @@ from medcl.config import Share, Voxels
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import StoredVolume, Triple
 from medcl.errors import MedclError
-from medcl.networks.unet import CONVOLUTION, UNet
+from medcl.networks.base import Network
+from medcl.networks.unet import CONVOLUTION
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.views.augment import Augment, Spacing, apply, covered
 from medcl.views.crops import random_box
@@ -121,7 +122,7 @@ class MAEViews(Views):
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """image: moved; visible: what the network sees; counted: hidden and in the volume."""
-        draw = AUGMENT.draw(len(batch["image"]), self.spacing, generator)
+        draw = AUGMENT.draw(len(batch["image"]), self.spacing, generator, size=self.size)
         image, inside = apply(batch["image"], batch["inside"], draw)
         assert inside is not None
         in_volume = (inside > 0) & covered(draw, self.size, image.device)
@@ -143,7 +144,7 @@ class MAE(Objective):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
         mask: Share = 0.75,
@@ -163,7 +164,9 @@ class MAE(Objective):
     def embed(self, batch: Batch) -> Embeddings:
         """prediction: the reconstruction; bottleneck: vectors of the coarsest map, (B, N, E)."""
         features = self.network.encode(batch["image"] * batch["visible"])
-        prediction = self.reconstruct(self.network.decode(features))
+        prediction = self.network.shaped_like(
+            batch["image"], self.reconstruct(self.network.decode(features))
+        )
         bottleneck = features[-1].detach().flatten(2).mT
         return {"prediction": prediction, "bottleneck": bottleneck}
 

@@ -45,8 +45,8 @@ from medcl.config import Count, Positive, Voxels
 from medcl.contrast.sphere import alignment, collapse_terms
 from medcl.data.store import StoredVolume, Triple
 from medcl.errors import MedclError
+from medcl.networks.base import Network
 from medcl.networks.heads import Standardise, pool
-from medcl.networks.unet import UNet
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.crops import random_box
@@ -153,7 +153,8 @@ class SepCLRViews(Views):
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Change each view by itself."""
         crops = batch["crops"].flatten(0, 1)
-        changed, _ = apply(crops, None, AUGMENT.draw(len(crops), self.spacing, generator))
+        draw = AUGMENT.draw(len(crops), self.spacing, generator, size=self.size)
+        changed, _ = apply(crops, None, draw)
         return {**batch, "crops": changed.view_as(batch["crops"])}
 
 
@@ -187,7 +188,7 @@ class SepCLR(Objective):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
         column: str = "cohort",

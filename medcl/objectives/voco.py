@@ -63,8 +63,8 @@ from medcl.contrast.sphere import alignment, collapse_terms
 from medcl.contrast.teacher import Teacher
 from medcl.data.store import Box, StoredVolume, Triple
 from medcl.errors import MedclError
+from medcl.networks.base import Network
 from medcl.networks.heads import pool, projector
-from medcl.networks.unet import UNet
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.objectives.voco_chance import chance
 from medcl.objectives.voco_losses import (
@@ -183,7 +183,7 @@ class VoCo(Objective):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
         variant: Variant = "v1",
@@ -197,6 +197,8 @@ class VoCo(Objective):
     ) -> None:
         if crop is None:
             raise MedclError("VoCo: no `crop`; build it with the plan's, or give the voxels")
+        if network.dims != 3:
+            raise MedclError("VoCo: needs a network in 3-D; its cells fill a volume")
         if max(grid) < 2:
             raise MedclError(f"VoCo: grid {tuple(grid)} is one cell; use at least two")
         views = VoCoViews(spacing, grid, crop, targets, cells, mirror, variant)
@@ -220,7 +222,7 @@ class VoCo(Objective):
         if self.variant == "v1":
             assert self.teacher is not None
             with torch.no_grad():
-                teacher = pool(cast(UNet, self.teacher.copies[1]).encode(crops))
+                teacher = pool(cast(Network, self.teacher.copies[1]).encode(crops))
             found["teacher"] = teacher.unflatten(0, shape)
         return found
 

@@ -37,6 +37,7 @@ class LabelledCrops:
     `foreground` is the share centred on a voxel of a class drawn evenly among those of the case,
     so that a small class is seen as often as a large one. `augment` None leaves crops as they are.
     `mixup` is the parameter of the Beta distribution crops of a batch are mixed by; 0 mixes none.
+    Of a `crop` of one voxel along an axis, crops are slices, drawn in the same way.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class LabelledCrops:
 
     def augment(self, batch: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
         if self.augmentation is not None:
-            draw = self.augmentation.draw(len(batch["image"]), self.spacing, rng)
+            draw = self.augmentation.draw(len(batch["image"]), self.spacing, rng, size=self.crop)
             image, label = apply(batch["image"], batch["label"], draw)
             assert label is not None
             batch = {"image": image, "label": label}

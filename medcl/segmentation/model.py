@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
+from medcl.networks.base import Network
 from medcl.segmentation.regularisers import CoreTuning
 
 EPSILON = 1e-10
@@ -52,10 +53,13 @@ class Segmentation(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def embed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        image, network = batch["image"], self.network
         if self.core_tuning is None:
-            return {"logits": self.network(batch["image"])}
-        features = self.network.decode(self.network.encode(batch["image"]))  # type: ignore[operator]
-        return {"logits": self.network.head(features), "features": features}  # type: ignore[operator]
+            return {"logits": network(image)}
+        assert isinstance(network, Network)
+        features = network.decode(network.encode(image))
+        logits = network.shaped_like(image, network.head(features))
+        return {"logits": logits, "features": features}
 
     def compare(
         self, embeddings: dict[str, Tensor], batch: dict[str, Tensor]
@@ -71,7 +75,8 @@ class Segmentation(nn.Module):
         total = loss + cross_entropy
         if self.core_tuning is not None:
             label = torch.where(known, batch["label"].long(), IGNORED)
-            contrast, mixed = self.core_tuning(embeddings["features"], label, self.network.head)
+            head: nn.Module = self.network.head  # type: ignore[assignment]
+            contrast, mixed = self.core_tuning(embeddings["features"], label, head)
             terms |= {"core_contrast": contrast.detach(), "core_mixed": mixed.detach()}
             total = total + self.core_weight * contrast + mixed
         return total, terms

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from medcl.data.plan import Plan
 from medcl.data.store import Box
 from medcl.errors import TrainingFailed
+from medcl.networks.base import Network
 from medcl.segmentation.crops import Labelled, box_around
 
 Method = Literal["knn", "linear"]
@@ -46,14 +47,13 @@ class Probe(nn.Module):
     labels: Tensor
 
     def __init__(
-        self, network: nn.Module, *, method: Method, parts: Sequence[str], classes: int
+        self, network: Network, *, method: Method, parts: Sequence[str], classes: int
     ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)
+        self.network: Network = network.requires_grad_(False)
         self.method = method
         self.decoder = any(part.startswith(("up.", "merge.")) for part in parts)
-        channels: Sequence[int] = network.channels  # type: ignore[assignment]
-        size = sum(channels) + (channels[0] if self.decoder else 0)
+        size = sum(network.channels) + (network.channels[0] if self.decoder else 0)
         self.classes = classes
         if method == "knn":
             self.register_buffer("bank", torch.zeros(VOXELS * classes, size))
@@ -63,16 +63,16 @@ class Probe(nn.Module):
 
     def features(self, x: Float[Tensor, "B C *space"]) -> Float[Tensor, "B E *space"]:
         """Unit vectors of each feature map, at the resolution of `x`."""
-        maps = self.network.encode(x)  # type: ignore[operator]
+        maps = self.network.encode(x)
         if self.decoder:
-            maps = [*maps, self.network.decode(maps)]  # type: ignore[operator]
-        mode = {3: "trilinear", 2: "bilinear"}[x.ndim - 2]
-        size = x.shape[2:]
+            maps = [*maps, self.network.decode(maps)]
+        size = [x.shape[2 + axis] for axis in self.network.axes]
+        mode = {3: "trilinear", 2: "bilinear"}[len(size)]
         large = [
-            m if m.shape[2:] == size else F.interpolate(m, size, mode=mode, align_corners=False)
-            for m in maps
+            m if list(m.shape[2:]) == size else F.interpolate(m, size, mode=mode) for m in maps
         ]
-        return torch.cat([F.normalize(m.float(), dim=1) for m in large], dim=1)
+        joined = torch.cat([F.normalize(m.float(), dim=1) for m in large], dim=1)
+        return self.network.shaped_like(x, joined)
 
     def forward(self, x: Float[Tensor, "B C *space"]) -> Float[Tensor, "B K *space"]:
         features = self.features(x)
@@ -115,7 +115,7 @@ class Probe(nn.Module):
 
 
 def fit_probe(
-    network: nn.Module,
+    network: Network,
     volumes: Sequence[Labelled],
     *,
     method: Method,

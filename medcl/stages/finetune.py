@@ -96,6 +96,7 @@ def model_from(
             channels_in=plan.channels,
             strides=plan.strides,
             channels_out=len(plan.classes) + 1,
+            across=plan.across,
         )
         core = CoreTuning(network.channels[0]) if settings.core_tuning else None
     facts["parameters"] = sum(p.numel() for p in network.parameters())
@@ -177,8 +178,10 @@ def _probe(
     segmentation = model_from(settings, options, plan, args.encoder, outputs.facts)
     parts = checkpoint.load(args.encoder)["trained"] if args.encoder else ["down."]
     volumes = [store[case] for case in _prepared(splits.cases_of(subset), store, "subset")]
+    network = segmentation.network
+    assert isinstance(network, networks.Network)
     probe = fit_probe(
-        segmentation.network,
+        network,
         volumes,
         method="knn" if settings.mode == "knn" else "linear",
         parts=parts,

@@ -69,8 +69,9 @@ def _evenly(cases: list[Case]) -> list[Case]:
 
 def _tell(plan: Plan) -> None:
     limits = "" if plan.intensity.low is None else f" {plan.intensity.low} to {plan.intensity.high}"
+    slices = "" if plan.across is None else f"2-D slices across axis {plan.across}, "
     print(
-        f"plan: spacing {list(plan.spacing)} mm, crop {list(plan.crop)} voxels, "
+        f"plan: {slices}spacing {list(plan.spacing)} mm, crop {list(plan.crop)} voxels, "
         f"{len(plan.strides)} levels, intensity {plan.intensity.rule}{limits}; "
         f"given: {', '.join(plan.given) or 'nothing'}"
     )

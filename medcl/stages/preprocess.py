@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nibabel.orientations import axcodes2ornt
+
 from medcl.data.cases import Case, read_cases
 from medcl.data.parallel import Progress, in_processes
 from medcl.data.plan import Plan, read_plan
@@ -152,11 +154,17 @@ def _remove_stale(tasks: list[Task], store: Path, work: Path) -> None:
         print(f"preprocess: removed {len(stale)} files that are no longer wanted", flush=True)
 
 
+def _canonical_spacing(case: Case) -> tuple[float, float, float]:
+    """Spacing (mm) along the axes of the RAS volume."""
+    found = dict(zip(axcodes2ornt(tuple(case.orientation))[:, 0], case.spacing, strict=True))
+    return found[0], found[1], found[2]
+
+
 def _tell_size(cases: list[Case], plan: Plan, store: Path) -> None:
     size = 0.0
     for case in cases:
-        old, new = math.prod(case.spacing), math.prod(plan.spacing)
-        voxels = math.prod(case.shape) * old / new
+        old = _canonical_spacing(case)
+        voxels = math.prod(case.shape) * math.prod(old) / math.prod(plan.spacing_of(old))
         size += voxels * (2 * plan.channels + (case.label is not None))
     free = shutil.disk_usage(store).free
     print(

@@ -16,7 +16,6 @@ from medcl.data.plan import Plan, read_plan
 from medcl.data.splits import read_splits
 from medcl.data.store import Store
 from medcl.errors import TrainingFailed
-from medcl.networks.unet import UNet
 from medcl.objectives.base import Objective
 from medcl.training.devices import place, relaunch, workers
 from medcl.training.diagnosis import diagnose, level
@@ -98,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
             channels_in=plan.channels,
             strides=plan.strides,
             channels_out=plan.channels,
+            across=plan.across,
         )
         objective = _objective(settings, network, plan)
         for later in settings.then:  # a mistake in a later phase is told before the first is run
@@ -150,7 +150,7 @@ def _progress(rows: list[Row]) -> Progress:
     return progress
 
 
-def _objective(phase: Pretrain | Phase, network: UNet, plan: Plan) -> Objective:
+def _objective(phase: Pretrain | Phase, network: networks.Network, plan: Plan) -> Objective:
     options = phase.objective.model_dump()
     return objectives.build(options, network, crop=plan.crop, spacing=plan.spacing)
 

@@ -221,6 +221,7 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
     for key, name, words in (
         ("orientation", "orientation", str),
+        ("dims", "dimensions of the network", str),
         ("spacing", "spacing", lambda v: f"{triple(v)} mm"),
         ("crop", "training crop", lambda v: f"{triple(v)} voxels"),
         ("strides", "downsampling per level", lambda v: ", ".join(triple(level) for level in v)),

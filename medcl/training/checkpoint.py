@@ -59,15 +59,16 @@ def load_model(
     if content["status"] != "ok":
         raise MedclError(f"{path}: its training failed: {content['reason']}")
     plan = content["plan"]
-    network: nn.Module = networks.build(
+    network = networks.build(
         content["network"],
         channels_in=plan["channels"],
         strides=plan["strides"],
         channels_out=len(content["classes"]) + 1,
+        across=plan.get("across"),
     )
+    model: nn.Module = network
     if (probe := content.get("probe")) is not None:
         method, parts = probe["method"], probe["parts"]
-        classes = len(content["classes"]) + 1
-        network = Probe(network, method=method, parts=parts, classes=classes)
-    network.load_state_dict(content["weights"][weights])
-    return network.eval(), {key: value for key, value in content.items() if key != "weights"}
+        model = Probe(network, method=method, parts=parts, classes=len(content["classes"]) + 1)
+    model.load_state_dict(content["weights"][weights])
+    return model.eval(), {key: value for key, value in content.items() if key != "weights"}

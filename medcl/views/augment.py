@@ -80,8 +80,20 @@ class Augment:
     coarse: Strength = (0.1, 1.0)
     noise: Strength = (0.2, 0.2)
 
-    def draw(self, batch: int, spacing: Spacing, generator: torch.Generator) -> Draw:
-        """Draw the changes of `batch` samples; `spacing` in mm, `generator` on the CPU."""
+    def draw(
+        self,
+        batch: int,
+        spacing: Spacing,
+        generator: torch.Generator,
+        *,
+        size: Sequence[int] | None = None,
+    ) -> Draw:
+        """Draw the changes of `batch` samples; `spacing` in mm, `generator` on the CPU.
+
+        `size` is that of the crops: nothing moves along an axis of one voxel, because a slice has
+        nothing beside it; as many numbers are drawn as for a volume.
+        """
+        thin = [axis for axis, side in enumerate(size or ()) if side == 1]
 
         def uniform(strength: Strength, *shape: int, low: float = -1.0) -> Tensor:
             probability, largest = strength
@@ -90,11 +102,16 @@ class Augment:
             return values * largest * chosen.view(-1, *[1] * len(shape))
 
         mirrored = torch.rand(batch, 3, generator=generator) < torch.tensor(self.flip)
-        rotation = _rotation(torch.deg2rad(uniform(self.rotate, 3)))
-        zoom = uniform(self.scale).exp()
+        angles = uniform(self.rotate, 3)
+        for axis in thin:  # a turn about another axis would lead out of the slice
+            angles[:, [other for other in range(3) if other != axis]] = 0
+        rotation = _rotation(torch.deg2rad(angles))
+        zoom = uniform(self.scale).exp()[:, None].repeat(1, 3)
+        zoom[:, thin], mirrored[:, thin] = 1, False
         matrix = torch.eye(4).repeat(batch, 1, 1)
-        matrix[:, :3, :3] = rotation * ((1 - 2.0 * mirrored) / zoom[:, None])[:, None, :]
+        matrix[:, :3, :3] = rotation * ((1 - 2.0 * mirrored) / zoom)[:, None, :]
         matrix[:, :3, 3] = uniform(self.shift, 3) * torch.tensor(spacing)
+        matrix[:, thin, 3] = 0
         return Draw(
             spacing=spacing,
             matrix=matrix,
@@ -202,6 +219,8 @@ def _bend(x: Tensor, draw: Draw) -> Tensor:
     bias = draw.bias.to(x.device, x.dtype)
     out = x - lowest
     for axis, size in enumerate(x.shape[2:]):
+        if size == 1:
+            continue
         u = torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype)
         field = (bias[:, axis, :1] * u + bias[:, axis, 1:] * (u**2 - 1 / 3)).exp()
         shape = [1] * x.ndim

@@ -17,11 +17,6 @@ from medcl.data.store import Box, Triple
 from medcl.views.crops import box_at
 
 
-def thick_axis(spacing: Sequence[float]) -> int:
-    """Axis along which slices are counted: of the largest spacing, the last of equal ones."""
-    return max(range(len(spacing)), key=lambda axis: (spacing[axis], axis))
-
-
 def partition_slices(count: int, partitions: int) -> list[range]:
     """Slices of each partition; of fewer slices than partitions, the one at its middle."""
     if count >= partitions:

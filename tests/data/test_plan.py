@@ -107,6 +107,41 @@ def test_what_a_given_rule_leaves_open_is_filled():
         plan_of(image(), intensity={"rule": "percentiles", "low": 500})
 
 
+def test_a_plan_in_2d_lays_its_slices_across_the_largest_spacing():
+    cardiac = image((1.4, 1.4, 10.0), body_mm=(300.0, 250.0, 90.0))
+    plan = plan_of(cardiac, dims=2)
+    assert plan.across == 2
+    assert plan.given == ("dims",)
+    # The body needs 215 x 179 pixels; halved four times, with the whole budget for one slice.
+    assert plan.strides == ((1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1))
+    assert plan.crop == (224, 192, 1)
+    assert Plan.from_dict(plan.to_dict()) == plan
+    assert plan.to_dict()["dims"] == 2
+    assert plan.spacing_of((1.1, 1.2, 5.0)) == (1.4, 1.4, 5.0)
+    sagittal = image((8.0, 1.0, 1.0), body_mm=(80.0, 100.0, 100.0))
+    assert plan_of(sagittal, dims=2).across == 0
+    assert plan_of(sagittal, dims=2).crop[0] == 1
+    assert plan_of(image(), dims=2).across == 2
+
+
+def test_a_plan_in_3d_stays_as_it_was_and_resamples_every_axis():
+    plan = plan_of(image(), dims=3)
+    assert plan.across is None
+    assert plan.to_dict()["dims"] == 3
+    assert plan.spacing_of((5.0, 6.0, 7.0)) == (1.0, 1.0, 1.0)
+    assert plan.preparation_sha256() == plan_of(image()).preparation_sha256()
+    assert plan.preparation_sha256() != plan_of(image(), dims=2).preparation_sha256()
+
+
+def test_given_keys_that_leave_the_slice_are_refused_with_what_fits():
+    with pytest.raises(MedclError, match=r"axis 2 has the largest spacing, so give \[16, 16, 1\]"):
+        plan_of(image(), dims=2, crop=[16, 16, 8])
+    with pytest.raises(MedclError, match=r"\[2, 2, 2\] goes down across the slices.*\[2, 2, 1\]"):
+        plan_of(image(), dims=2, strides=[[1, 1, 1], [2, 2, 2]])
+    plan = plan_of(image(), dims=2, crop=[16, 8, 1], strides=[[1, 1, 1], [2, 2, 1]])
+    assert plan.crop == (16, 8, 1)
+
+
 def test_images_that_differ_in_channels_are_refused():
     with pytest.raises(MedclError, match="1 channels: 2 cases, such as c; 2 channels: 1 cases"):
         plan_of(image(), image(), image(channels=2))

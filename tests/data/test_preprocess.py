@@ -8,6 +8,7 @@ import pytest
 from medcl.config import Intensity
 from medcl.data.plan import Plan
 from medcl.data.preprocess import Prepared, prepare, prepare_label, restore
+from medcl.data.resample import resample
 from medcl.data.volume import Volume, read_volume, reorient
 from medcl.errors import MedclError
 
@@ -235,3 +236,28 @@ def test_restored_probabilities_are_interpolated_before_the_decision(scan):
     column = canonical.array[0, (low[0] + high[0]) // 2, (low[1] + high[1]) // 2]
     edge = np.flatnonzero(column)[0] - 0.5
     assert abs(edge - ((low[2] + high[2]) / 2 - 0.5)) <= 0.5
+
+
+def test_slices_of_a_2d_plan_keep_their_distance_and_nothing_crosses_between_them(scan):
+    image, _ = scan  # slices of 4 mm along the last axis
+    flat = replace(PLAN, crop=(16, 16, 1), across=2)
+    prepared = prepare(image, flat)
+    assert prepared.spacing == pytest.approx((2.0, 2.0, 4.0))
+    canonical = reorient(image, "RAS")
+    low, high = prepared.crop
+    part = canonical.array[:, *(slice(a, b) for a, b in zip(low, high, strict=True))]
+    assert prepared.shape[2] == part.shape[3]
+    middle = part.shape[3] // 2
+    alone = np.diag([*canonical.spacing[:2], 2.0, 1.0])
+    one = resample(Volume(part[..., middle : middle + 1], alone), (2.0, 2.0, 2.0))
+    expected = np.clip((one.array[..., 0] + 100) / 400, 0, 1)
+    np.testing.assert_allclose(prepared.array[..., middle], expected, atol=1e-5)
+
+
+def test_what_a_2d_plan_changed_is_restored_to_the_files_grid(scan):
+    image, label = scan
+    flat = replace(PLAN, crop=(16, 16, 1), across=2, spacing=(1.5, 1.0, 9.0))
+    prepared = prepare(image, flat)
+    classes, _ = prepare_label(label, prepared, flat)
+    found = restore(one_hot(classes, 3), prepared, flat.values)
+    np.testing.assert_array_equal(found, label.array[0])

@@ -17,6 +17,7 @@ from medcl.data.strides import (
     nearest_crop,
     product,
     shrunk,
+    thick_axis,
 )
 from medcl.errors import MedclError
 
@@ -95,3 +96,9 @@ def test_a_crop_its_strides_do_not_divide_is_refused_with_the_nearest_valid_one(
 def test_strides_start_at_full_resolution_and_have_two_levels(strides, message):
     with pytest.raises(MedclError, match=message):
         check_strides(tuple(strides))
+
+
+def test_slices_are_counted_along_the_thickest_voxels_and_upwards_otherwise():
+    assert thick_axis((3.0, 1.0, 1.0)) == 0
+    assert thick_axis((1.0, 1.0, 1.0)) == 2
+    assert thick_axis((1.0, 2.0, 2.0)) == 2

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medcl.networks.base import Network
 from medcl.segmentation.model import Segmentation
 from medcl.segmentation.regularisers import CoreTuning, focal_contrast, hard_mixtures
 
@@ -48,20 +49,12 @@ def test_the_hardest_positive_of_features_above_zero_is_of_the_own_class() -> No
         assert torch.equal(soft[12 + i], labels[i])
 
 
-class Pointwise(nn.Module):
-    """The parts of a network that core-tuning asks for."""
-
-    channels = (4,)
+class Pointwise(Network):
+    """The smallest network: one level of pointwise convolutions."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.down, self.head = nn.Conv3d(1, 4, 1), nn.Conv3d(4, 3, 1)
-
-    def encode(self, x):
-        return [self.down(x)]
-
-    def decode(self, maps):
-        return maps[-1]
+        super().__init__(1, [(1, 1, 1)], [4])
+        self.down, self.head = nn.ModuleList([nn.Conv3d(1, 4, 1)]), nn.Conv3d(4, 3, 1)
 
 
 def test_core_tuning_reaches_the_encoder_and_leaves_ignored_voxels_out() -> None:
@@ -77,7 +70,7 @@ def test_core_tuning_reaches_the_encoder_and_leaves_ignored_voxels_out() -> None
     loss, terms = model({"image": image, "label": label})
     assert {"core_contrast", "core_mixed"} <= terms.keys()
     loss.backward()
-    assert network.down.weight.grad.abs().sum() > 0
+    assert network.down[0].weight.grad.abs().sum() > 0
     other = image.clone()
     other[0] = 100.0
     torch.manual_seed(1)

@@ -99,7 +99,10 @@ def test_a_run_resumed_in_either_tooth_ends_exactly_where_an_uninterrupted_one_d
 
 def test_without_parts_the_pace_is_the_plain_one(tmp_path: Path) -> None:
     rates = rates_of(Finetune(warmup=0.1), 10)
-    assert [rates.base(step) for step in (0, 9)] == [1, pytest.approx((1 + math.cos(0.9 * math.pi)) / 2)]
+    assert [rates.base(step) for step in (0, 9)] == [
+        1,
+        pytest.approx((1 + math.cos(0.9 * math.pi)) / 2),
+    ]
     assert rates.groups(["network.down.0", "network.head.weight"]) == [
         ["network.down.0", "network.head.weight"]
     ]

@@ -209,3 +209,32 @@ def test_a_probability_is_the_share_of_changed_samples():
     draw = only(noise=(0.3, 1.0), flip=(0.2, 0.0, 0.0)).draw(4000, ISOTROPIC, seeded())
     assert float((draw.noise > 0).float().mean()) == pytest.approx(0.3, abs=0.03)
     assert float((draw.matrix[:, 0, 0] < 0).float().mean()) == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_slice_moves_within_itself_as_a_volume_of_equal_slices_does():
+    size = (12, 16, 1)
+    strengths = only(flip=(0.5, 0.5, 1.0), rotate=(1.0, 30.0), scale=(1.0, 0.2), shift=(1.0, 2.0))
+    draw = strengths.draw(3, (1.0, 2.0, 8.0), seeded(2), size=size)
+    linear = draw.matrix[:, :2, :2]
+    assert torch.equal(draw.matrix[:, 2], torch.tensor([0.0, 0, 1, 0]).expand(3, 4))
+    assert not draw.matrix[:, :2, 2].any()
+    scale = torch.linalg.det(linear).abs().sqrt()[:, None, None]
+    torch.testing.assert_close((linear / scale) @ (linear / scale).mT, torch.eye(2).expand(3, 2, 2))
+    flat = smooth(3)[..., :1]
+    alone, _ = apply(flat, None, draw)
+    stacked, _ = apply(flat.expand(-1, -1, -1, -1, 5), None, draw)
+    torch.testing.assert_close(stacked[..., 2:3], alone)
+    assert covered(draw, size).any()
+
+
+def test_a_field_does_not_brighten_a_slice_by_what_it_does_across_it():
+    draw = only(bias=(1.0, 0.5)).draw(1, ISOTROPIC, seeded())
+    flat = smooth(1)[..., :1]
+    across = dataclasses.replace(draw, bias=draw.bias * torch.tensor([0.0, 0.0, 1.0])[:, None])
+    torch.testing.assert_close(apply(flat, None, across)[0], flat)
+
+
+def test_a_volume_is_drawn_the_same_whether_its_size_is_said_or_not():
+    draws = [EVERYTHING.draw(4, ISOTROPIC, seeded(), size=size) for size in (None, (8, 8, 8))]
+    assert torch.equal(draws[0].matrix, draws[1].matrix)
+    assert torch.equal(draws[0].seeds, draws[1].seeds)

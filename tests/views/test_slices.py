@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medcl.views.slices import draw_slices, partition_slices, slab, thick_axis
+from medcl.views.slices import draw_slices, partition_slices, slab
 
 
 @pytest.mark.parametrize("count", range(1, 30))
@@ -20,12 +20,6 @@ def test_all_slices_are_drawn():
     drawn = np.array([draw_slices(11, 4, rng) for _ in range(300)])
     assert set(drawn.flatten()) == set(range(11))
     assert (np.diff(drawn, axis=1) > 0).all()
-
-
-def test_slices_are_counted_along_the_thickest_voxels_and_upwards_otherwise():
-    assert thick_axis((3.0, 1.0, 1.0)) == 0
-    assert thick_axis((1.0, 1.0, 1.0)) == 2
-    assert thick_axis((1.0, 2.0, 2.0)) == 2
 
 
 def test_a_slab_lies_around_its_slice_and_at_its_share_of_the_body():
