@@ -109,6 +109,16 @@ class Augment:
         )
 
 
+def in_plane(matrix: Float[Tensor, "B 4 4"], size: Sequence[int]) -> Float[Tensor, "B 4 4"]:
+    """Leave out what a matrix does across an axis of one voxel: a slice has nothing beside it."""
+    matrix = matrix.clone()
+    for axis, side in enumerate(size):
+        if side == 1:
+            matrix[:, axis, :] = matrix[:, :, axis] = 0
+            matrix[:, axis, axis] = 1
+    return matrix
+
+
 def apply(
     images: Float[Tensor, "B C X Y Z"],
     labels: Integer[Tensor, "B X Y Z"] | None,
