@@ -145,7 +145,7 @@ def test_the_whole_network_but_its_head_is_trained_and_the_teacher_is_not(tmp_pa
 
 def test_the_teacher_rises_to_standing_still_and_the_state_holds_the_step(tmp_path):
     objective = small(momentum=0.5)
-    objective.begin(4)
+    objective.begin(4, [])
     moved = []
     for _ in range(5):
         before = objective.teacher.copies[1].prototypes.weight.clone()
