@@ -17,6 +17,11 @@ from torch import distributed
 sys.path.insert(0, sys.argv[1])
 from objectives.small import batch_of, cohort, network
 from medcl.objectives import build
+from medcl.objectives.matching import Matching
+from medcl.views.coordinates import interpolate
+
+def waves(images, voxels):
+    return interpolate(torch.cat([torch.sin(k * images) for k in range(1, 6)], 1), voxels)
 
 folder, options = sys.argv[2:4]
 distributed.init_process_group("gloo")
@@ -40,6 +45,11 @@ for number, given in enumerate(eval(options)):
         if p.requires_grad and p.grad is not None:
             distributed.all_reduce(p.grad)
             found[f"{number} grad {key}"] = p.grad / world
+for matcher, step in (("affine", 0), ("nearest", 1)):
+    matching, volumes = Matching(matcher, 1), list(store)[:3]
+    matching.begin(volumes)
+    matching.refresh(volumes, step, (8, 8, 8), waves)
+    found[f"table {matcher}"] = matching.shifts
 if rank == 0:
     torch.save(found, folder + f"/{world}.pt")
 """
@@ -77,3 +87,10 @@ def test_two_processes_have_the_loss_and_gradients_of_one(number, found):
         torch.testing.assert_close(
             two[key], value, rtol=rtol, atol=atol, msg=lambda text, key=key: f"{key}: {text}"
         )
+
+
+@pytest.mark.parametrize("matcher", ["affine", "nearest"])
+def test_two_processes_share_the_cases_and_have_the_table_of_one(matcher, found):
+    one, two = (all_of[f"table {matcher}"] for all_of in found)
+    assert one[1:].any()
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
