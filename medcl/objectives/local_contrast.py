@@ -56,12 +56,12 @@ from medcl.contrast.sphere import collapse_terms
 from medcl.errors import MedclError
 from medcl.networks.unet import CONVOLUTION, NORMS, UNet
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, in_float32
-from medcl.objectives.global_contrast import AUGMENT, GlobalViews, Rows, as_input
+from medcl.objectives.global_contrast import AUGMENT, Form, GlobalViews, Rows, as_input
 from medcl.objectives.local_regions import cut, nearest_regions, published_regions
 from medcl.views.augment import Spacing, apply, in_plane
 from medcl.views.coordinates import voxels_of, within
 
-Form = Literal["lr", "ld"]
+LocalForm = Literal["lr", "ld"]
 SPACE = {"rotate": (1.0, 20.0), "scale": (1.0, 0.2)}  # of spatial views, as `Augment` takes them
 SHIFT = 0.08  # of the shortest side across slices: how far a spatial view is shifted, at most
 THIN = 0.5  # of the sides of the slices: a crop less deep than that is a slab
@@ -69,7 +69,7 @@ MARGIN = 0.125  # of a map's side, kept free of regions where views are spatial
 VECTORS = 256  # at most, that show a collapse
 
 
-def pairs(rows: Rows, form: Form) -> tuple[Int64[Tensor, " T"], Int64[Tensor, " T"]]:
+def pairs(rows: Rows, form: LocalForm) -> tuple[Int64[Tensor, " T"], Int64[Tensor, " T"]]:
     """Rows a and b of the pairs of a form; each slice has two views."""
 
     def same(ids: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def local_loss(
     vectors: Float[Tensor, "n M E"],
     rows: Rows,
     near: Int64[Tensor, "J k"],
-    form: Form,
+    form: LocalForm,
     temperature: float,
     there: Bool[Tensor, "n M"] | None = None,
 ) -> tuple[Float[Tensor, ""], Terms]:
@@ -125,8 +125,12 @@ def local_loss(
 
 @dataclass(frozen=True)
 class LocalViews(GlobalViews):
-    """Two views of a slab of each partition; with `spatial` each is moved by itself."""
+    """Two views of a slab of each partition; with `spatial` each is moved by itself.
 
+    form: of the views, gr: two changed copies of a slab.
+    """
+
+    form: Form
     spatial: bool = True
 
     @property
@@ -178,7 +182,7 @@ class LocalContrast(Objective):
         network: UNet,
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
-        form: Form = "lr",
+        form: LocalForm = "lr",
         blocks: Count | None = None,
         region: Literal[1, 3] = 3,
         negatives: Count = 5,
@@ -209,7 +213,7 @@ class LocalContrast(Objective):
         if not frozen:
             self.trained = ("down.", *self.trained)
         super().__init__(network, views)
-        self.form: Form = form
+        self.form: LocalForm = form
         self.blocks, self.frozen, self.axis = blocks, frozen, views.axis
         self.spatial = views.spatial
         self.temperature = temperature

@@ -11,7 +11,7 @@ from objectives.small import network
 
 from medcl.config import Training
 from medcl.data.store import Store, write_case, write_manifest
-from medcl.objectives import build
+from medcl.objectives import build, matching
 from medcl.objectives.matching import Matching, _starts
 from medcl.training.devices import Place
 from medcl.training.fit import fit
@@ -48,27 +48,27 @@ def described(images, voxels):
 
 @pytest.mark.parametrize("size", [(24, 24, 24), (10, 8, 24)])
 def test_the_nearest_embedding_finds_the_shifted_place_in_windows_of_any_size(store, size):
-    matching = Matching("nearest", every=5)
+    table = Matching("nearest", every=5)
     volumes = list(store)
-    matching.begin(volumes)
-    plain = matching.refresh(volumes, 0, size, described)
+    table.begin(volumes)
+    plain = table.refresh(volumes, 0, size, described)
     places = np.random.default_rng(0).uniform(0.3, 0.6, (50, 3))
     np.testing.assert_array_equal(plain.own("b", places), places)
-    found = matching.refresh(volumes, 5, size, described)
+    found = table.refresh(volumes, 5, size, described)
     shift = np.array([SHIFT / SIDE, 0, 0])
     np.testing.assert_allclose(found.own("b", places), places + shift, atol=1.5 / SIDE)
     np.testing.assert_allclose(found.common("b", places + shift), places, atol=1.5 / SIDE)
-    same = matching.refresh(volumes, 7, size, lambda *_: pytest.fail("it was not due"))
+    same = table.refresh(volumes, 7, size, lambda *_: pytest.fail("it was not due"))
     np.testing.assert_array_equal(same.shifts, found.shifts)
 
 
 def test_the_table_is_part_of_the_state_and_plain_position_has_none(store):
-    matching = Matching("nearest", every=5)
-    matching.begin(list(store))
-    matching.refresh(list(store), 5, (24, 24, 24), described)
+    table = Matching("nearest", every=5)
+    table.begin(list(store))
+    table.refresh(list(store), 5, (24, 24, 24), described)
     again = Matching("nearest", every=5)
     again.begin(list(store))
-    again.load_state_dict(matching.state_dict())
+    again.load_state_dict(table.state_dict())
     found = again.refresh(list(store), 6, (24, 24, 24), described)
     assert found.shifts.any()
     plain = Matching("position", every=5)
@@ -133,10 +133,10 @@ def train(store, work, name, matcher, kill=-1):
     options = {"name": name, "matcher": matcher, "refresh_every": 3, **OPTIONS[name]}
     with seeded(0):
         objective = build(options, channels(), crop=(8, 8, 8), spacing=(1.0, 1.0, 1.0))
-    objective.begin(8, list(store))
+    objective.begin(7, list(store))
     items = Killed(store, store.cases, objective.views)
     place = Place(torch.device("cpu"))
-    fitted = fit(objective, items, SETTINGS, steps=8, seed=1, place=place, work=work, what="test")
+    fitted = fit(objective, items, SETTINGS, steps=7, seed=1, place=place, work=work, what="test")
     return objective, [row["loss"] for row in fitted.progress.rows]
 
 
@@ -150,8 +150,9 @@ def train(store, work, name, matcher, kill=-1):
     ],
 )  # killed where the table is due, and where it is not
 def test_a_resumed_run_with_a_table_ends_where_an_uninterrupted_one_does(
-    store, tmp_path, name, matcher, kill
+    store, tmp_path, monkeypatch, name, matcher, kill
 ):
+    monkeypatch.setattr(matching, "FINE", 8)
     whole, losses = train(store, tmp_path / "whole", name, matcher)
     with pytest.raises(SystemExit):
         train(store, tmp_path / "killed", name, matcher, kill)

@@ -143,7 +143,7 @@ def test_the_reference_has_the_most_usual_body(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "corner"), [((0.5, 0.5, 0.5), (8, 4, 6)), ((0, 1, 0), (0, 12, 0))]
+    ("place", "corner"), [((0.5, 0.5, 0.5), (8, 4, 6)), ((0, 1, 1), (0, 8, 12))]
 )
 def test_a_box_is_centred_on_its_place_and_stays_in_the_volume(tmp_path, place, corner):
     body = ((4, 4, 0), (20, 12, 20))
