@@ -149,12 +149,13 @@ class AliceViews(Views):
         place = rng.random(3).tolist()
         boxes = [matched_box(v.shape, v.body, self.size, place) for v in volumes]
         if self.matches.shifts is not None:
-            boxes[1] = self._match(*volumes, boxes[0])
+            boxes[1] = self._match(volumes, boxes[0])
         read = zip(volumes, boxes, strict=True)
         return {"crops": torch.stack([torch.from_numpy(v.read(box)) for v, box in read])}
 
-    def _match(self, first: StoredVolume, second: StoredVolume, box: Box) -> Box:
+    def _match(self, volumes: tuple[StoredVolume, ...], box: Box) -> Box:
         """The box of the second volume whose centre matches that of the first one's `box`."""
+        first, second = volumes
         low, high = (np.array(corner) for corner in first.body)
         place = (np.array(box).mean(0) - low) / (high - low)
         place = self.matches.own(second.case, self.matches.common(first.case, place))

@@ -153,9 +153,9 @@ class Hybrid(Objective):
             chance = chance + self.weights[name] * own["chance"]
             terms[name] = loss.detach()
             terms |= {f"{name}_{key}": value for key, value in own.items()}
-        contrasting = [name for name in ("dense", "global_contrast") if name in self._parts]
-        shown = (*COLLAPSE, *COSINES) if contrasting else COLLAPSE
-        terms |= {key: terms[f"{(contrasting or ['mae'])[0]}_{key}"] for key in shown}
+        first = next(n for n in ("dense", "global_contrast", "mae") if n in self._parts)
+        shown = COLLAPSE if first == "mae" else (*COLLAPSE, *COSINES)
+        terms |= {key: terms[f"{first}_{key}"] for key in shown}
         return torch.stack(losses).sum(), {**terms, "chance": chance}
 
     def _compared(

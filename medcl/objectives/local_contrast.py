@@ -62,7 +62,7 @@ from medcl.views.augment import Spacing, apply, in_plane
 from medcl.views.coordinates import voxels_of, within
 
 LocalForm = Literal["lr", "ld"]
-SPACE = {"rotate": (1.0, 20.0), "scale": (1.0, 0.2)}  # of spatial views, as `Augment` takes them
+SPACE = replace(AUGMENT, rotate=(1.0, 20.0), scale=(1.0, 0.2))  # of spatial views
 SHIFT = 0.08  # of the shortest side across slices: how far a spatial view is shifted, at most
 THIN = 0.5  # of the sides of the slices: a crop less deep than that is a slab
 MARGIN = 0.125  # of a map's side, kept free of regions where views are spatial
@@ -150,7 +150,7 @@ class LocalViews(GlobalViews):
             return super().augment(batch, generator)
         crops, pairs = batch["crops"].flatten(0, 1), batch["crops"].shape[:2]
         shift = SHIFT * min(n for n, moves in zip(self.size, self.moves, strict=True) if moves)
-        strengths = replace(AUGMENT, **SPACE, shift=(1.0, shift))
+        strengths = replace(SPACE, shift=(1.0, shift))
         draw = strengths.draw(len(crops), self.spacing, generator)
         draw = replace(draw, matrix=in_plane(draw.matrix, [2 if m else 1 for m in self.moves]))
         changed, _ = apply(crops, None, draw)

@@ -20,7 +20,8 @@ def is_tissue(
     values: Float[np.ndarray, "C X Y Z"], fill: Sequence[float]
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Tell which voxels are brighter, in any channel, than what is outside the volume."""
-    return (values > np.array(fill, np.float32)[:, None, None, None] + AIR).any(0)
+    air = np.array(fill, np.float32)[:, None, None, None] + AIR
+    return np.any(values > air, axis=0)
 
 
 def box_at(corner: Sequence[int], size: Sequence[int]) -> Box:

@@ -133,7 +133,7 @@ def test_a_region_shows_the_same_place_of_the_body_in_both_views(tmp_path, monke
     monkeypatch.setattr(flat, "decode", lambda crops, until: crops)
     objective.head = objective.project = torch.nn.Identity()
     still = dict.fromkeys(("gain", "offset"), (0.0, 0.0))
-    monkeypatch.setattr(local_contrast, "AUGMENT", replace(local_contrast.AUGMENT, **still))
+    monkeypatch.setattr(local_contrast, "SPACE", replace(local_contrast.SPACE, **still))
     compared = 0
     for seed in range(4):
         batch = batch_of(objective, volume, seed=seed)
