@@ -8,8 +8,10 @@ than one voxel; s = cos / tau; the neighbours of j are the `negatives` regions n
 The views are turned, zoomed and shifted, each by itself (`spatial`), and a region is read from the
 map where the transform, known exactly, has moved its place of the body: each voxel of the region by
 linear interpolation. Of views that share their grid of voxels the network learns to say where in
-the grid it is, which the borders of the crop tell, and no anatomy. A region that left a view counts
-neither as itself nor as a neighbour there; the grid keeps `MARGIN` of each side from the borders.
+the grid it is, which the borders of the crop tell, and no anatomy: of crops of noise alone, another
+one in each view, the loss fell to 0.01 in 40 steps, against 2.29 with spatial views (chance 2.40
+and 2.39). A region that left a view counts neither as itself nor as a neighbour there; the grid
+keeps `MARGIN` of each side from the borders.
 
     l(a, b, j) = -log  exp s(r_j(a), r_j(b))
                       / ( exp s(r_j(a), r_j(b)) + sum_{q near j} exp s(r_j(a), r_q(a))
@@ -33,9 +35,8 @@ Source: Chaitanya, Erdil, Karani, Konukoglu, "Contrastive learning of global and
 medical image segmentation with limited annotations", NeurIPS 2020, arXiv:2006.10511.
 
 Differs from the authors' code: spatial views, where theirs differ in contrast and brightness alone
-(`spatial: false`); neighbours by distance instead of hand-made lists (`compat:
-published` takes the lists, in 2-D), which differ between region sizes and name places off the grid;
-any dimension: 27 + 8 regions in 3-D. The encoder is carried from the first phase as it is, where
+(`spatial: false`); neighbours by distance instead of hand-made lists (`compat: published` takes the
+lists, in 2-D), which differ between region sizes and name places off the grid; any dimension: 27 + 8 regions in 3-D. The encoder is carried from the first phase as it is, where
 the code starts with fresh running statistics. Contrast and brightness as in global contrast.
 """
 
