@@ -152,12 +152,16 @@ def train(store, work, name, matcher, kill=-1):
 def test_a_resumed_run_with_a_table_ends_where_an_uninterrupted_one_does(
     store, tmp_path, monkeypatch, name, matcher, kill
 ):
-    monkeypatch.setattr(matching, "FINE", 8)
+    monkeypatch.setattr(matching, "FINE", 12)
+    real = Matching._nearest  # an untrained network would find nothing that moves a window
+    monkeypatch.setattr(Matching, "_nearest", lambda *args: real(*args[:3], described))
     whole, losses = train(store, tmp_path / "whole", name, matcher)
     with pytest.raises(SystemExit):
         train(store, tmp_path / "killed", name, matcher, kill)
     resumed, again = train(store, tmp_path / "killed", name, matcher)
     assert losses == again
+    _, plain = train(store, tmp_path / "plain", name, "position")
+    assert losses[-1] != plain[-1]
     assert whole.matching.shifts.any()
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
