@@ -22,6 +22,11 @@ def world() -> int:
     return 1
 
 
+def rank() -> int:
+    """Number of this process, from 0."""
+    return distributed.get_rank() if world() > 1 else 0
+
+
 def gather(x: Shaped[Tensor, "B *rest"]) -> Shaped[Tensor, "all *rest"]:
     """Join the samples of all ranks, in the order of the global batch; B is the same on each.
 
@@ -38,6 +43,11 @@ def gather_all(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def summed(x: Tensor) -> Tensor:
     """Sum over ranks, with gradient."""
     return _Sum.apply(x) if world() > 1 else x
+
+
+def averaged(x: Tensor) -> Tensor:
+    """Mean over ranks, with gradient; for what is a mean over as many values on each."""
+    return summed(x) / world()
 
 
 class GatheredNorm(nn.modules.batchnorm._BatchNorm):

@@ -7,6 +7,9 @@ With unit vectors u_i of N embeddings in D dimensions, and L the eigenvalues of 
     effective rank = (sum L)^2 / sum L^2                   from 1 (a line) to min(N - 1, D)
     alignment      = mean_i |u_i - v_i|^2                  0 where each positive v_i equals u_i
 
+and the mean cosines of positives (u_i, v_i) and of negatives (u_i, v_j), i not j: learning parts
+the two, and both near 1 are a collapse.
+
 Source of alignment and uniformity: Wang, Isola, "Understanding Contrastive Representation Learning
 through Alignment and Uniformity on the Hypersphere", ICML 2020, arXiv:2005.10242. The effective
 rank is the participation ratio: it needs no eigenvalues, so no step waits for the device. All are
@@ -42,6 +45,21 @@ def alignment(
     """Mean squared distance between the unit vectors of each embedding and its positive."""
     u, v = F.normalize(embeddings.float(), dim=1), F.normalize(positives.float(), dim=1)
     return (u - v).square().sum(1).mean()
+
+
+@torch.no_grad()
+def pair_terms(
+    embeddings: Float[Tensor, "N D"], positives: Float[Tensor, "N D"]
+) -> dict[str, Tensor]:
+    """Alignment and both mean cosines; that of the negatives is 0 for a single pair."""
+    u, v = F.normalize(embeddings.float(), dim=1), F.normalize(positives.float(), dim=1)
+    count, own = len(u), (u * v).sum()
+    others = u.sum(0) @ v.sum(0) - own
+    return {
+        "alignment": alignment(u, v),
+        "positive_cosine": own / count,
+        "negative_cosine": others / max(1, count * (count - 1)),
+    }
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from medcl.objectives.alice import Alice
 from medcl.objectives.base import Objective
 from medcl.objectives.dense import Dense
 from medcl.objectives.global_contrast import GlobalContrast
+from medcl.objectives.hybrid import Hybrid
 from medcl.objectives.lesion_patches import LesionPatches
 from medcl.objectives.local_contrast import LocalContrast
 from medcl.objectives.mae import MAE
@@ -25,6 +26,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "alice": Alice,
     "dense": Dense,
     "global_contrast": GlobalContrast,
+    "hybrid": Hybrid,
     "lesion_patches": LesionPatches,
     "local_contrast": LocalContrast,
     "mae": MAE,

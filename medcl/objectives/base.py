@@ -57,11 +57,13 @@ class Objective(nn.Module, ABC):
     trained: the beginnings of the names of the network's tensors that this task trains; the
     others are left as they are and are not worth transferring.
     reads_labels: whether voxel labels of the pool are read.
+    refresh_every: steps after which the views change; None if never.
     compared_with_chance: the terms, or `loss`, whose sum the term `chance` belongs to.
     """
 
     trained: tuple[str, ...]
     reads_labels: ClassVar[bool] = False
+    refresh_every: int | None = None
     compared_with_chance: ClassVar[tuple[str, ...]] = ("loss",)
 
     def __init__(self, network: Network, views: Views) -> None:
@@ -90,8 +92,20 @@ class Objective(nn.Module, ABC):
         """What this case lacks to be trained on, such as "a voxel label"; None if nothing."""
         return None
 
-    def begin(self, steps: int) -> None:
-        """Called before the first step, also of a resumed run; for schedules over all `steps`."""
+    def begin(self, steps: int, volumes: Sequence[StoredVolume]) -> None:
+        """Called before the state of a run is loaded, with all cases it is trained on.
+
+        For schedules over all `steps`, and to make room for tables of the cases.
+        """
+
+    def refresh(self, volumes: Sequence[StoredVolume], step: int) -> Views:
+        """The views of the steps from `step` on; called before the first step, after a resume, and
+        every `refresh_every` steps.
+
+        A table is computed anew at a multiple of `refresh_every` and kept in a buffer otherwise,
+        so that a resumed run goes on with the table it was stopped with.
+        """
+        return self.views
 
     def after_step(self) -> None:
         """Called after each optimiser step."""

@@ -20,7 +20,9 @@ views and subjects, with w_ii = 0 and the self excluded from the softmax:
 
 Soft targets look at places, not at subjects or views: between subjects in coordinates of the body's
 box (-1 to 1 along each axis; world coordinates of different subjects mean nothing), within one
-subject in mm.
+subject in mm. With another `matcher` than `position` these coordinates, and the common place of the
+windows, are those of one body, the reference: see views/matchers.py. With `point` targets, which
+are always of one subject, a matcher moves the windows alone: it chooses what the negatives show.
 
 Reading the log: `chance` is log(N - 1), the loss of embeddings that say nothing. An untrained
 network is a little below it, because its embeddings follow the intensities (on hippocampus 6.05
@@ -56,15 +58,16 @@ from medcl.data.store import Box, StoredVolume, Triple
 from medcl.errors import MedclError
 from medcl.networks.base import Network
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
+from medcl.objectives.matching import Matching
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.coordinates import interpolate, voxels_of, within
-from medcl.views.crops import box_at
+from medcl.views.crops import box_at, is_tissue
+from medcl.views.matchers import POSITION, Matcher, Matches
 
 HIDDEN, WIDTH = 64, 32  # features of the projector
 LEAST_WEIGHT = 1e-3
 SHIFT = 0.1  # of a side: how far the two windows of a subject may lie from the common place
 PLACES = (0.1, 0.9)  # of the body: where windows are centred, before they are moved inside it
-AIR = 0.1  # above the value outside the volume; voxels are in 0..1 or in standard deviations
 VECTORS = 256  # that show a collapse
 AUGMENT = Augment(
     rotate=(1.0, 25.0),
@@ -112,7 +115,8 @@ def first_of_each(subjects: Tensor) -> Bool[Tensor, " B"]:
 class DenseViews(Views):
     """Two windows around a common normalised place and points in both; `spacing` in mm.
 
-    place: of the step, from 0 to 1 along each axis of the body; drawn for each item if None.
+    place: of the step, from 0 to 1 along each axis of the common frame; drawn by item if None.
+    matches: where the frame's places lie in each body.
     turn: of the item: the seed of the step's order of the cases, and its place in that order.
     """
 
@@ -122,6 +126,7 @@ class DenseViews(Views):
     mirror: float = 0.0
     place: tuple[float, float, float] | None = None
     turn: tuple[int, int] | None = None
+    matches: Matches = POSITION
 
     def for_step(self, rng: np.random.Generator, index: int) -> DenseViews:
         """Every item of a step has the same place, and another case."""
@@ -136,18 +141,24 @@ class DenseViews(Views):
         return (cases[int(order[index % len(cases)])],)
 
     def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
-        """image: two windows; centres, points: mm from the body's low corner; body: its mm."""
+        """image: two windows; centres, points: mm from the body's low corner; body: its mm.
+
+        places: of the points in the common frame, from 0 to 1 along each axis of its box.
+        """
         (volume,) = volumes
         place = rng.uniform(*PLACES, 3) if self.place is None else np.array(self.place)
+        place = self.matches.own(volume.case, place)
         boxes = [self._window(volume, place, rng) for _ in range(2)]
         images = [volume.read(box) for box in boxes]
         low, spacing = np.array(volume.body[0]), np.array(self.spacing)
         voxels = self._points(volume, boxes, images[0], rng)
         corners = np.array([box[0] for box in boxes])
+        sides = np.array(volume.body[1]) - low
         numbers = {
+            "places": self.matches.common(volume.case, (voxels + 0.5 - low) / sides),
             "centres": (corners + np.array(self.size) / 2 - low) * spacing,
             "points": (voxels + 0.5 - low) * spacing,
-            "body": (np.array(volume.body[1]) - low) * spacing,
+            "body": sides * spacing,
         }
         batch = {name: torch.from_numpy(value).float() for name, value in numbers.items()}
         subject = torch.tensor(zlib.crc32(volume.subject.encode()))
@@ -199,8 +210,7 @@ class DenseViews(Views):
         start = low - np.array(boxes[0][0])
         part = tuple(slice(a, a + n) for a, n in zip(start, high - low, strict=True))
         values = image[(slice(None), *part)]
-        fill = np.array(volume.fill, np.float32)[:, None, None, None]
-        tissue = np.argwhere((values > fill + AIR).any(0))
+        tissue = np.argwhere(is_tissue(values, volume.fill))
         if not len(tissue):
             tissue = np.argwhere(np.ones(values.shape[1:], bool))
         chosen = tissue[rng.integers(len(tissue), size=self.points)] + low
@@ -217,6 +227,9 @@ class Dense(Objective):
     sigma: soft: along each axis, between subjects; the body is 2 long
     sigma_mm: soft: within a subject, in mm; sigma on the mean side of its body if absent
     mirror: probability of mirroring a view along each axis
+    matcher: which places of two bodies are the same: position: the same share of the way through
+        both; affine: after registration; nearest: where the embeddings are alike
+    refresh_every: nearest: steps between two searches; each passes the pool through the network
     crop: voxels of a view; the plan's crop if absent
     """
 
@@ -233,6 +246,8 @@ class Dense(Objective):
         sigma: Sigma = (0.12, 0.12, 0.12),
         sigma_mm: Positive | None = None,
         mirror: Share = 0.0,
+        matcher: Matcher = "position",
+        refresh_every: Count = 500,
         crop: Voxels | None = None,
     ) -> None:
         if crop is None:
@@ -240,22 +255,41 @@ class Dense(Objective):
         super().__init__(network, DenseViews(spacing, crop, points, mirror))
         self.positives, self.temperature = positives, temperature
         self.sigma, self.sigma_mm = sigma, sigma_mm
+        self.matching = Matching(matcher, refresh_every)
+        self.refresh_every = self.matching.every
         self.project = nn.Sequential(
             nn.Linear(network.channels[0], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH)
         )
 
     def embed(self, batch: Batch) -> Embeddings:
         """points: an embedding of each point in each view, (B, 2, P, 32), not yet normalised."""
-        images, voxels = batch["image"].flatten(0, 1), batch["voxels"].flatten(0, 1)
-        features = self.network.decode(self.network.encode(images))
-        embedded = self.project(interpolate(features, voxels[..., self.network.axes]))
+        embedded = self._embedded(batch["image"].flatten(0, 1), batch["voxels"].flatten(0, 1))
         return {"points": embedded.unflatten(0, batch["image"].shape[:2])}
+
+    def _embedded(
+        self, images: Float[Tensor, "B C X Y Z"], voxels: Float[Tensor, "B P 3"]
+    ) -> Float[Tensor, "B P E"]:
+        features = self.network.decode(self.network.encode(images))
+        return self.project(interpolate(features, voxels[..., self.network.axes]))
+
+    def begin(self, steps: int, volumes: Sequence[StoredVolume]) -> None:
+        self.matching.begin(volumes)
+
+    def refresh(self, volumes: Sequence[StoredVolume], step: int) -> Views:
+        assert isinstance(self.views, DenseViews)
+        training = self.training
+        self.eval()
+        matches = self.matching.refresh(volumes, step, self.views.size, self._embedded)
+        self.train(training)
+        self.views = replace(self.views, matches=matches)
+        return self.views
 
     @in_float32
     def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss, its chance level and what shows a collapse."""
         embedded = gather_all(embeddings)["points"]
-        known = gather_all({n: batch[n] for n in ("kept", "points", "body", "subject")})
+        names = ("kept", "points", "places", "body", "subject")
+        known = gather_all({name: batch[name] for name in names})
         rows = unit(embedded).flatten(0, 2)
         shape = embedded.shape[:3]
         places = torch.arange(
@@ -273,7 +307,7 @@ class Dense(Objective):
             terms: Terms = {"accuracy": accuracy(rows, rows, targets, ids=ids, key_ids=ids)}
         else:
             pairs, kept = known["kept"].all(1), known["kept"].flatten()
-            weights = self._weights(known["points"], known["body"], known["kept"])
+            weights = self._weights(known)
             ids = torch.where(kept, places, -1)
             losses = contrast(
                 rows, rows, weights, temperature=self.temperature, ids=ids, key_ids=ids
@@ -285,18 +319,20 @@ class Dense(Objective):
         terms["chance"] = (kept.sum() - 1).clamp_min(1).to(rows).log()
         return loss, {**terms, **_cosines(rows.detach().view(*shape, -1), pairs)}
 
-    def _weights(self, points: Tensor, body: Tensor, kept: Tensor) -> Float[Tensor, "N N"]:
+    def _weights(self, known: Batch) -> Float[Tensor, "N N"]:
         """w of all points of all views; `points` and `body` in mm."""
+        points, body, kept = known["points"], known["body"], known["kept"]
         count = kept.shape[1] * kept.shape[2]
         sigma = points.new_tensor(self.sigma)
         each = (sigma * body / 2).mean(1)
         if self.sigma_mm is not None:
             each = torch.full_like(each, self.sigma_mm)
-        both = points[:, None].expand(*kept.shape, 3)
-        places = 2 * both / body[:, None, None] - 1
+        both, places = (
+            known[name][:, None].expand(*kept.shape, 3) for name in ("points", "places")
+        )
         items = torch.arange(len(points), device=points.device).repeat_interleave(count)
         return soft_weights(
-            places.flatten(0, 2),
+            2 * places.flatten(0, 2) - 1,
             both.flatten(0, 2),
             items.to(points),
             kept.flatten(),

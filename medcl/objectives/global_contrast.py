@@ -50,6 +50,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl.config import Count, Positive, Share, Voxels
+from medcl.contrast.gather import gather, gather_all
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import StoredVolume, Triple
 from medcl.data.strides import thick_axis
@@ -109,6 +110,13 @@ class Rows:
     volume: Int64[Tensor, " n"]
     partition: Int64[Tensor, " n"]
     view: Int64[Tensor, " n"]
+
+    @classmethod
+    def of(cls, batch: Batch) -> Rows:
+        """Rows of the batches of all ranks, item after item."""
+        known = gather_all({name: batch[name] for name in ("volume", "partition", "view")})
+        item = torch.arange(len(known["view"]), device=known["view"].device)[:, None]
+        return cls(item.expand_as(known["view"]).flatten(), *(v.flatten() for v in known.values()))
 
 
 @dataclass(frozen=True)
@@ -309,11 +317,8 @@ class GlobalContrast(Objective):
     @in_float32
     def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss, its chance level, the cosines and what shows a collapse."""
-        z = embeddings["z"].flatten(0, 1)
-        item = torch.arange(len(batch["view"]), device=z.device)[:, None]
-        item = item.expand_as(batch["view"]).flatten()
-        rows = Rows(item, *(batch[name].flatten() for name in ("volume", "partition", "view")))
-        terms = pairs(rows, self.form)
+        z = gather(embeddings["z"]).flatten(0, 1)
+        terms = pairs(Rows.of(batch), self.form)
         loss, positive, cosine = contrast(z, terms, self.temperature)
         negatives = terms.negative.sum().clamp_min(1)
         logged: Terms = {

@@ -15,7 +15,8 @@ It reads the voxel labels of all labelled pool cases: no comparison with arms th
 is fair, and the summary says so.
 
 Reading the log: `chance` is the best loss of one cosine for all pairs, (1 - margin) / 2; a batch
-without a pair has loss 0.
+without a pair has loss 0. `zero_logits` is the share of the pairs below the margin, which pass no
+gradient; with as many positives it stays at one half or less.
 
 Source: Lee et al., "Prostate-Specific Foundation Models for Enhanced Detection of Clinically
 Significant Cancer" (ProViCNet), npj Digital Medicine 2026, arXiv:2502.00366.
@@ -41,6 +42,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medcl.config import Count, Share, Voxels
+from medcl.contrast.gather import gather, gather_all
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import StoredVolume, Triple
 from medcl.errors import MedclError
@@ -255,10 +257,12 @@ class LesionPatches(Objective):
     @in_float32
     def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss, the cosines, the number of pairs, and what shows a collapse."""
-        patches, kind = self.head(embeddings["patches"]), batch["kind"].flatten()
+        patches = self.head(gather(embeddings["patches"]))
+        known = gather_all({name: batch[name] for name in ("first", "second", "kind")})
+        kind = known["kind"].flatten()
         pairs = []
         for name in ("first", "second"):
-            index = batch[name][..., None].expand(-1, -1, patches.shape[-1])
+            index = known[name][..., None].expand(-1, -1, patches.shape[-1])
             pairs.append(patches.gather(1, index).flatten(0, 1))
         losses = margin_losses(pairs[0], pairs[1], kind > 0, self.margin)
         used = (kind != 0).to(losses)
@@ -267,13 +271,17 @@ class LesionPatches(Objective):
         shown = patches.detach().flatten(0, 1)
         with torch.no_grad():
             cosine = F.cosine_similarity(pairs[0], pairs[1], dim=1)
+            positive, negative = (
+                (cosine * chosen).sum() / chosen.sum().clamp_min(1)
+                for chosen in (kind > 0, kind < 0)
+            )
         terms: Terms = {
             "chance": (1 - self.margin) / 2 * (count > 0).to(losses),
             "pairs": count,
-            **{
-                f"{name}_cosine": (cosine * chosen).sum() / chosen.sum().clamp_min(1)
-                for name, chosen in (("positive", kind > 0), ("negative", kind < 0))
-            },
+            "zero_logits": ((losses == 0) * used).sum() / count.clamp_min(1),
+            "alignment": 2 - 2 * positive,
+            "positive_cosine": positive,
+            "negative_cosine": negative,
             **collapse_terms(shown[:: -(-len(shown) // PATCHES_SHOWN)]),
         }
         return loss, terms

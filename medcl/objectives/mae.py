@@ -31,6 +31,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medcl.config import Share, Voxels
+from medcl.contrast.gather import gather, summed
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import StoredVolume, Triple
 from medcl.errors import MedclError
@@ -61,10 +62,10 @@ def masked_errors(
     target: Float[Tensor, "B C *space"],
     counted: Bool[Tensor, "B 1 *space"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mean squared and mean absolute error over the counted voxels; 0 if there are none."""
-    count = (counted.sum() * target.shape[1]).clamp_min(1)
+    """Mean squared and mean absolute error over the counted voxels of all ranks; 0 without any."""
+    count = (summed(counted.sum()) * target.shape[1]).clamp_min(1)
     difference = (prediction - target).masked_fill(~counted, 0)
-    return difference.square().sum() / count, difference.abs().sum() / count
+    return summed(difference.square().sum()) / count, summed(difference.abs().sum()) / count
 
 
 def hidden_variance(
@@ -175,7 +176,7 @@ class MAE(Objective):
         """The loss, the absolute error, the chance level and what shows a collapse."""
         target, counted = batch["image"], batch["counted"]
         squared, absolute = masked_errors(embeddings["prediction"], target, counted)
-        vectors = embeddings["bottleneck"].flatten(0, 1)
+        vectors = gather(embeddings["bottleneck"]).flatten(0, 1)
         terms: Terms = {
             "absolute": absolute.detach(),
             "chance": hidden_variance(target, counted),

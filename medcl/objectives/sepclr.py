@@ -22,6 +22,10 @@ The cohort is a column of the user's own table of cases (of a csv source); a cas
 left out, and voxel labels are not read. A crop has to show what tells the cohorts apart: choose
 `crop` as large as the body where that is not everywhere.
 
+Reading the log: there is no chance level. Equal embeddings have the loss 0, but those of an
+untrained network already lie below it, because they are spread. Read the terms: `common_align` and
+`salient_null` fall towards 0, the uniformities below 0.
+
 Source: Louiset, Duchesnay, Grigis, Gori, "Separating common from salient patterns with Contrastive
 Representation Learning", ICLR 2024, arXiv:2402.11928.
 
@@ -42,7 +46,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl.config import Count, Positive, Voxels
-from medcl.contrast.sphere import alignment, collapse_terms
+from medcl.contrast.gather import gather_all
+from medcl.contrast.sphere import collapse_terms, pair_terms
 from medcl.data.store import StoredVolume, Triple
 from medcl.errors import MedclError
 from medcl.networks.base import Network
@@ -236,14 +241,15 @@ class SepCLR(Objective):
     @in_float32
     def compare(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss, its terms, the share of targets and what shows a collapse."""
-        rows = embeddings["features"].flatten(0, 1)
+        rows = gather_all(embeddings)["features"].flatten(0, 1)
+        known = gather_all({name: batch[name] for name in ("target", "attributes")})
         c, s = (head(rows).unflatten(0, (-1, 2)) for head in (self.common, self.salient))
-        target = batch["target"]
+        target = known["target"]
         terms = separation((c[:, 0], c[:, 1]), (s[:, 0], s[:, 1]), target, self.temperature)
         loss = total(terms, **self.weights)
         logged: Terms = {name: value.detach() for name, value in terms.items()}
         for number, name in enumerate(self.attributes):
-            feature, values = s[target, :, number], batch["attributes"][target, number]
+            feature, values = s[target, :, number], known["attributes"][target, number]
             pulled = (
                 attribute_alignment(feature[:, 0], values)
                 + attribute_alignment(feature[:, 1], values)
@@ -252,7 +258,7 @@ class SepCLR(Objective):
             logged[name] = pulled.detach()
         logged |= {
             "targets": target.float().mean(),
-            "alignment": alignment(c[:, 0], c[:, 1]),
+            **pair_terms(c[:, 0], c[:, 1]),
             **collapse_terms(c.flatten(0, 1)),
         }
         return loss, logged

@@ -25,7 +25,8 @@ Reading the log: `pos + neg` at or above `chance`, the best answer that ignores 
 nothing has been learnt (single steps scatter: average many). In v2 they are the published `intra`;
 for nnssl, which sums over the batch, the level is that of one volume. `zero_logits` near 1 means
 dead rectifiers, and `cell_cosine` near 1 a collapse: in both the gradient is zero and training does
-not recover. With 2 cells along each axis nearly every crop touches all cells, and neg is idle.
+not recover. Positives are a crop and the cell that holds most of it, negatives a crop and a cell it
+does not touch. With 2 cells along each axis nearly every crop touches all cells, and neg is idle.
 
 Source: Wu, Zhuang, Chen, "VoCo: A Simple-yet-Effective Volume Contrastive Learning Framework for 3D
 Medical Image Analysis", CVPR 2024, arXiv:2402.17300 (v0); the same authors' code (v1) and its
@@ -263,13 +264,18 @@ class VoCo(Objective):
         crops, cells = self._sides(student)
         count = cells.shape[1]
         likeness = cosines(cells, cells).detach() * (1 - torch.eye(count).to(p))
+        apart = (overlaps == 0).to(p)
+        unlike = (cosines(crops, cells).detach() * apart).sum() / apart.sum().clamp_min(1)
         nearest = overlaps.argmax(-1, keepdim=True).expand(-1, -1, cells.shape[-1])
+        distance = alignment(crops.flatten(0, 1), cells.gather(1, nearest).flatten(0, 1))
         terms: Terms = {
             **{name: value.detach() for name, value in losses.items()},
             "chance": known["chance"].mean(),
             "zero_logits": (p == 0).float().mean(),
             "cell_cosine": likeness.abs().sum((1, 2)).mean() / (count * (count - 1)),
-            "alignment": alignment(crops.flatten(0, 1), cells.gather(1, nearest).flatten(0, 1)),
+            "alignment": distance,
+            "positive_cosine": 1 - distance / 2,
+            "negative_cosine": unlike,
             **collapse_terms(student.flatten(0, 1)),
         }
         return torch.stack(list(losses.values())).sum().float(), terms

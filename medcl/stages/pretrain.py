@@ -174,7 +174,6 @@ def _usable(
 ) -> list[str]:
     """The pool cases that have what the objective needs; what is left out is said."""
     name = phase.objective.name
-    objective.begin(phase.steps)
     lacking = {case: lack for case in cases if (lack := objective.lacks(store[case]))}
     usable = [case for case in cases if case not in lacking]
     for lack in sorted(set(lacking.values())):
@@ -185,6 +184,7 @@ def _usable(
         raise TrainingFailed(
             f"{store.path}: {name}: no pool case {why}; add it, or use another objective"
         )
+    objective.begin(phase.steps, [store[case] for case in usable])
     if objective.reads_labels:
         facts["labels_read"] = max(facts["labels_read"], len(usable))
     trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)

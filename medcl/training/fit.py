@@ -85,21 +85,11 @@ def fit(
     optimiser = _optimiser(model, settings, groups)
     run = _Run(model, optimiser, Path(work) / "state.pt", place, what, steps)
     run.resume(torch.get_num_threads())
-    batches = loader(
-        items,
-        seed=seed,
-        first=run.step,
-        steps=steps,
-        batch=settings.batch,
-        rank=place.rank,
-        world=place.world,
-        workers=workers,
-        pin=place.device.type == "cuda",
-    )
+    batches = _passes(run, items, settings.batch, seed, workers)
     held: frozenset[str] | None = None
     after_step: Callable[[], None] | None = getattr(model, "after_step", None)
     with _stopping() as stop:
-        for drawn in batches:
+        for items, drawn in batches:
             rate = settings.learning_rate * rates.base(run.step)
             for group, (first, *_) in zip(optimiser.param_groups, _twice(groups), strict=True):
                 group["lr"] = rate * rates.share(first, run.step)
@@ -144,6 +134,34 @@ def fit(
         run.selected_step,
         run.marks,
     )
+
+
+def _passes(
+    run: _Run, items: Items, batch: int, seed: int, workers: int
+) -> Iterator[tuple[Items, Batch]]:
+    """The batches of all steps that are left, each with the items that augment it.
+
+    Where the model's views change on the way, every pass between two changes has a loader of its
+    own: no worker draws a batch of the next pass with the views of this one.
+    """
+    every = getattr(run.model, "refresh_every", None) or run.steps
+    refreshed: Callable[..., Items] | None = getattr(items, "refreshed", None)
+    while run.step < run.steps:
+        if refreshed is not None:
+            items = refreshed(run.model, run.step)
+        drawn = loader(
+            items,
+            seed=seed,
+            first=run.step,
+            steps=min(run.steps, (run.step // every + 1) * every),
+            batch=batch,
+            rank=run.place.rank,
+            world=run.place.world,
+            workers=workers,
+            pin=run.place.device.type == "cuda",
+        )
+        for one in drawn:
+            yield items, one
 
 
 def refuse_inexact(model: nn.Module, parts: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from medcl.data.store import Store
-from medcl.objectives.base import Views
+from medcl.objectives.base import Objective, Views
 from medcl.training.sampler import Batch
 
 
@@ -23,6 +23,12 @@ class PretextItems:
 
     def for_step(self, rng: np.random.Generator, index: int) -> PretextItems:
         return replace(self, views=self.views.for_step(rng, index))
+
+    def refreshed(self, objective: Objective, step: int) -> PretextItems:
+        """The items of the steps from `step` on."""
+        return replace(
+            self, views=objective.refresh([self.store[case] for case in self.cases], step)
+        )
 
     def item(self, rng: np.random.Generator) -> Batch:
         group = self.views.groups(self.cases, rng)

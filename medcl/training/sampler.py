@@ -18,7 +18,8 @@ class Items(Protocol):
     """What a training learns from.
 
     `for_step(rng, index)`, where there is one, gives the items for one place of a step; all places
-    of the step get an equal `rng`, for what they have in common.
+    of the step get an equal `rng`, for what they have in common. `refreshed(model, step)`, where
+    there is one, gives the items of the steps from `step` on.
     """
 
     def item(self, rng: np.random.Generator) -> Batch:

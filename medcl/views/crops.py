@@ -9,9 +9,19 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from medcl.data.store import Box, Triple
+
+AIR = 0.1  # above the value outside the volume; voxels are in 0..1 or in standard deviations
+
+
+def is_tissue(
+    values: Float[np.ndarray, "C X Y Z"], fill: Sequence[float]
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Tell which voxels are brighter, in any channel, than what is outside the volume."""
+    air = np.array(fill, np.float32)[:, None, None, None] + AIR
+    return np.any(values > air, axis=0)
 
 
 def box_at(corner: Sequence[int], size: Sequence[int]) -> Box:

@@ -97,6 +97,8 @@ def test_the_schedules_start_and_end_where_they_should():
     assert teacher_temperature(0, 30) == 0.008
     assert teacher_temperature(29, 30) == teacher_temperature(99, 30) == 0.01
     assert teacher_temperature(0, 0) == 0.008
+    assert teacher_temperature(0, 30, (0.04, 0.07)) == 0.04
+    assert teacher_temperature(29, 30, (0.04, 0.07)) == pytest.approx(0.07)
     assert rising_momentum(0, 100, 0.996) == pytest.approx(0.996)
     assert rising_momentum(50, 100, 0.996) == pytest.approx(0.998)
     assert rising_momentum(100, 100, 0.996) == rising_momentum(120, 100, 0.996) == 1
@@ -145,7 +147,7 @@ def test_the_whole_network_but_its_head_is_trained_and_the_teacher_is_not(tmp_pa
 
 def test_the_teacher_rises_to_standing_still_and_the_state_holds_the_step(tmp_path):
     objective = small(momentum=0.5)
-    objective.begin(4)
+    objective.begin(4, [])
     moved = []
     for _ in range(5):
         before = objective.teacher.copies[1].prototypes.weight.clone()
@@ -192,3 +194,12 @@ def test_a_single_case_cannot_be_matched(tmp_path):
     stored(tmp_path)
     with pytest.raises(MedclError, match="compares 2 cases, and the pool has 1"):
         small().views.groups(["c"], np.random.default_rng(0))
+
+
+def test_a_hotter_teacher_has_softer_targets(tmp_path):
+    entropies = []
+    for temperature in (0.008, 0.07):
+        objective = small(temperatures=(temperature, temperature))
+        _, terms = objective(batch_of(objective, two(tmp_path)))
+        entropies.append(float(terms["target_entropy"]))
+    assert entropies[0] < 0.7 * entropies[1]

@@ -45,6 +45,7 @@ def random_batch(items=3, points=4, seed=0):
         "body": 20 + 10 * torch.rand(items, 3, generator=seeded(3)),
         "subject": torch.arange(items),
     }
+    batch["places"] = batch["points"] / batch["body"][:, None]
     return {"points": embedded.requires_grad_()}, batch
 
 

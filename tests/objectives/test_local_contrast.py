@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,14 +9,10 @@ from objectives.small import network, stored
 
 from medcl.errors import MedclError
 from medcl.networks.unet import UNet
+from medcl.objectives import local_contrast
 from medcl.objectives.global_contrast import Rows
-from medcl.objectives.local_contrast import (
-    LocalContrast,
-    cut,
-    local_loss,
-    nearest_regions,
-    published_regions,
-)
+from medcl.objectives.local_contrast import LocalContrast, local_loss
+from medcl.objectives.local_regions import cut, nearest_regions, published_regions
 
 CROP = (8, 8, 8)
 
@@ -105,22 +102,94 @@ def test_the_loss_equals_a_slow_loop(form):
 
 @pytest.mark.parametrize("form", ["lr", "ld"])
 def test_equal_maps_have_the_loss_of_chance(tmp_path, form):
-    objective = small(form)
-    batch = batch_of(objective, stored(tmp_path))
-    embeddings = objective.embed(batch)
-    same = {"regions": torch.ones_like(embeddings["regions"])}
-    loss, terms = objective.compare(same, batch)
-    assert float(loss) == pytest.approx(float(terms["chance"]), rel=1e-5)
-    if form == "lr":
-        assert float(loss) == pytest.approx(math.log(11), rel=1e-5)
+    for spatial in (False, True):
+        objective = small(form, spatial=spatial, region=1)
+        batch = batch_of(objective, stored(tmp_path))
+        embeddings = objective.embed(batch)
+        same = {**embeddings, "regions": torch.ones_like(embeddings["regions"])}
+        loss, terms = objective.compare(same, batch)
+        assert float(loss) == pytest.approx(float(terms["chance"]), rel=1e-5)
+        assert 0 < float(terms["kept"]) <= 1
+        assert (float(terms["kept"]) == 1) == (not spatial)
+        if form == "lr" and not spatial:
+            assert float(loss) == pytest.approx(math.log(11), rel=1e-5)
 
 
-def test_views_differ_in_contrast_and_brightness_alone(tmp_path):
-    objective = small()
+def test_views_that_are_not_spatial_differ_in_contrast_and_brightness_alone(tmp_path):
+    objective = small(spatial=False)
     one, two = batch_of(objective, stored(tmp_path))["crops"][0].flatten(1).double()
     standard = [(x - x.mean()) / x.std() for x in (one, two)]
     torch.testing.assert_close(standard[0], standard[1], rtol=0, atol=1e-4)
     assert not torch.allclose(one, two)
+
+
+def test_a_region_shows_the_same_place_of_the_body_in_both_views(tmp_path, monkeypatch):
+    """The image holds its own coordinates, and the network hands it through."""
+    grid = np.meshgrid(*map(np.arange, (24, 24, 24)), indexing="ij")
+    volume = stored(tmp_path, np.stack(grid).astype(np.float32) + 1)
+    flat = UNet(3, [(1, 1, 1), (1, 1, 1)], 2, width=4)
+    objective = LocalContrast(flat, crop=(16, 16, 16), region=3, blocks=1)
+    monkeypatch.setattr(flat, "encode", lambda crops: crops)
+    monkeypatch.setattr(flat, "decode", lambda crops, until: crops)
+    objective.head = objective.project = torch.nn.Identity()
+    still = dict.fromkeys(("gain", "offset"), (0.0, 0.0))
+    monkeypatch.setattr(local_contrast, "SPACE", replace(local_contrast.SPACE, **still))
+    compared = 0
+    for seed in range(4):
+        batch = batch_of(objective, volume, seed=seed)
+        assert not torch.equal(batch["crops"][:, 0], batch["crops"][:, 1])
+        found = objective.embed(batch)
+        there = found["there"].all(1)
+        first, second = (found["regions"][:, view].unflatten(-1, (27, 3)) for view in range(2))
+        error = (first - second).abs().amax((-1, -2))
+        compared += int(there.sum())
+        assert float(error[there].max()) < 0.02
+    assert compared > 40
+
+
+def test_regions_that_left_their_view_change_nothing():
+    shown = torch.tensor(list(itertools.product(range(1), range(1), range(3), range(2))))
+    rows = Rows(*shown.unbind(1))
+    regions = nearest_regions((4, 4), (1.0, 1.0), region=1, negatives=3, centres=False)
+    vectors = torch.randn(len(shown), len(regions.corners), 3, dtype=torch.float64)
+    there = torch.rand(vectors.shape[:2], generator=torch.Generator().manual_seed(0)) < 0.7
+    vectors.requires_grad_()
+    loss, terms = local_loss(vectors, rows, regions.near, "lr", 0.5, there)
+    loss.backward()
+    assert (vectors.grad[~there] == 0).all()
+    assert (vectors.grad[there] != 0).any()
+    u = (vectors / vectors.norm(dim=-1, keepdim=True)).detach().numpy()
+    losses = []
+    for a in range(len(shown)):
+        b = a + 1 - 2 * (a % 2)
+        for j, neighbours in enumerate(regions.near.tolist()):
+            if there[a, j] and there[b, j]:
+                up = math.exp(u[a, j] @ u[b, j] / 0.5)
+                pairs = [(c, q) for c in (a, b) for q in neighbours if there[c, q]]
+                down = sum(math.exp(u[a, j] @ u[c, q] / 0.5) for c, q in pairs)
+                losses.append(-math.log(up / (up + down)))
+    assert float(loss.detach()) == pytest.approx(np.mean(losses), rel=1e-10)
+    assert float(terms["kept"]) == pytest.approx(len(losses) / (len(shown) * len(regions.near)))
+    nothing, _ = local_loss(vectors, rows, regions.near, "lr", 0.5, torch.zeros_like(there))
+    assert float(nothing.detach()) == 0
+
+
+def test_places_that_were_not_moved_are_cut_as_they_are():
+    maps = torch.randn(2, 3, 6, 5, 4, dtype=torch.float64)
+    regions = nearest_regions((6, 5, 4), (1.0, 1.0, 1.0), region=3)
+    still = regions.voxels().double().expand(2, -1, -1, -1)
+    torch.testing.assert_close(cut(maps, regions, still), cut(maps, regions))
+
+
+def test_a_slab_is_moved_within_its_slices_alone(tmp_path):
+    torch.manual_seed(0)
+    views = LocalContrast(network(), (1.0, 1.0, 1.0), crop=(8, 8, 2), width=6, region=1).views
+    assert views.moves == (True, True, False)
+    assert small(region=1).views.moves == (True, True, True)
+    objective = LocalContrast(network(), crop=(8, 8, 2), width=6, region=1)
+    matrix = batch_of(objective, stored(tmp_path))["matrix"].flatten(0, 1)
+    assert torch.equal(matrix[:, 2], torch.tensor([[0.0, 0, 1, 0]]).expand(len(matrix), -1))
+    assert (matrix[:, 0, 3] != 0).all()
 
 
 @pytest.mark.parametrize("frozen", [True, False])

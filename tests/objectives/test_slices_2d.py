@@ -13,6 +13,7 @@ SMALL = {
     "dense": {"points": 20},
     "global_contrast": {"form": "gd-", "hidden": 8, "width": 4},
     "local_contrast": {"frozen": False, "blocks": 2, "width": 8},
+    "hybrid": {"form": "gd-", "points": 20},
     "mae": {},
     "sepclr": {"width": 4},
 }
@@ -42,7 +43,8 @@ def test_slices_train_all_the_parts_a_task_says_it_trains(tmp_path, name, across
     volume = stored(tmp_path)
     volume.extra["cohort"] = "patient"
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    items = [objective.views.crop((volume,), rng) for _ in range(3)]
+    group = [volume] * len(objective.views.groups(["a", "b", "c"], rng))
+    items = [objective.views.crop(tuple(group), rng) for _ in range(3)]
     batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
     loss, _ = objective(objective.views.augment(batch, generator))
     loss.backward()

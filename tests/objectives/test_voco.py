@@ -229,7 +229,8 @@ def test_the_log_names_terms_chance_and_collapse_without_gradient(tmp_path):
     loss, terms = objective(batch_of(objective, stored(tmp_path)))
     assert set(terms) == {
         *("pos", "neg", "reg", "chance", "zero_logits", "cell_cosine"),
-        *("alignment", "spread", "uniformity", "effective_rank"),
+        *("alignment", "positive_cosine", "negative_cosine"),
+        *("spread", "uniformity", "effective_rank"),
     }
     assert all(value.ndim == 0 and not value.requires_grad for value in terms.values())
     total = sum(float(terms[name]) for name in ("pos", "neg", "reg"))

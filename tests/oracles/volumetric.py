@@ -12,7 +12,8 @@ from medcl.networks.attention import CrossAttention
 from medcl.objectives.alice import alice_terms, moved_centre, teacher_temperature
 from medcl.objectives.global_contrast import FORMS, Rows, contrast, pairs
 from medcl.objectives.lesion_patches import lesion_shares, margin_losses, mine_pairs
-from medcl.objectives.local_contrast import cut, local_loss, published_regions
+from medcl.objectives.local_contrast import local_loss
+from medcl.objectives.local_regions import cut, published_regions
 from medcl.objectives.sepclr import (
     align,
     attribute_alignment,

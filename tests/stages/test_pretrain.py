@@ -65,7 +65,8 @@ def test_the_log_goes_on_through_the_phases(study):
     assert [row["step"] for row in rows] == list("12345")
     assert [row["phase"] for row in rows] == ["", "", "", "2", "2"]
     assert float(rows[0]["positive_cosine"]) <= 1
-    assert rows[4]["positive_cosine"] == ""
+    assert rows[0]["kept"] == ""
+    assert 0 < float(rows[4]["kept"]) <= 1  # a term of the second phase alone
 
 
 def test_a_run_killed_in_the_second_phase_ends_as_an_uninterrupted_one(study, monkeypatch):
