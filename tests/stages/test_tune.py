@@ -70,6 +70,18 @@ def test_a_failed_pretraining_fails_every_trial_with_its_reason(
     assert "its pretraining failed" in tuned["reason"]
 
 
+def test_a_killed_tuning_repeats_no_rate_it_has_tried(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(tune.shutil, "rmtree", lambda *_, **__: None)
+    first = choose(study, tmp_path, [1e-3, 1e-2])
+    capsys.readouterr()
+    again = choose(study, tmp_path, [1e-3, 1e-2])
+    assert capsys.readouterr().out.count("resumed at step 3") == 2
+    scores = [[trial["validation_dice"] for trial in made["tried"]] for made in (first, again)]
+    assert scores[0] == scores[1]
+
+
 def trials(*scores: float | None) -> list[dict]:
     rates = [10.0**k for k in range(len(scores))]
     return [
