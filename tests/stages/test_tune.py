@@ -31,7 +31,7 @@ def choose(study: Path, out: Path, rates: list[float], *more: str, **settings: o
 def test_the_rate_with_the_best_validation_is_chosen_and_all_are_written(
     study: Path, tmp_path: Path
 ) -> None:
-    tuned = choose(study, tmp_path, [1e-12, 1e-2], steps=25)
+    tuned = choose(study, tmp_path, [1e-12, 1e-2], steps=12)
     low, high = tuned["tried"]
     assert low["validation_dice"] != high["validation_dice"]
     best = max((low, high), key=lambda trial: trial["validation_dice"])
