@@ -21,7 +21,10 @@ def with_arm(**arm: object) -> dict:
 
 
 def pretend(folder: Path, study: str) -> None:
-    """Make every output of a study as an empty file, in the order of the jobs."""
+    """Make every output of a study but the report as an empty file, in the order of the jobs.
+
+    Without a record of the jobs a report that stands would not be missing its new inputs.
+    """
     text = snakemake("-n", "--forceall", "--configfile", study, cwd=folder).stdout
     outputs = re.findall(r"^    output: (.+)$", text, re.MULTILINE)
     made = [file for line in outputs for file in line.split(", ")]
@@ -30,6 +33,8 @@ def pretend(folder: Path, study: str) -> None:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).touch()
         os.utime(folder / file, (moment + number, moment + number))
+    for target in folder.glob("results/*/report.html"):
+        target.unlink()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_another_arm_of_a_tuned_study_plans_its_own_tuning_alone(
     whole = {"tune": TUNE, "bound": {"arm": "scratch"}}
     pretend(tmp_path, micro_study(tmp_path, **whole))
     jobs = planned("--configfile", micro_study(tmp_path, **whole | more), cwd=tmp_path)
-    assert jobs == (expected | {"report": 1, "all": 1} if more else {})
+    assert jobs == expected | {"report": 1, "all": 1}
 
 
 def test_the_settings_of_a_tuned_run_do_not_name_a_learning_rate() -> None:
