@@ -14,17 +14,21 @@ from medcl.config import load_study
 
 TRAINED = {"finetune": 1, "predict": 1, "evaluate": 1}
 TUNE = {"learning_rates": [1.0e-3, 1.0e-2], "labelled": 1}
+WHOLE = {"tune": TUNE, "bound": {"arm": "scratch"}}
 
 
 def with_arm(**arm: object) -> dict:
     return MICRO["arms"] | {"more": arm}
 
 
-def pretend(folder: Path, study: str) -> None:
-    """Make every output of a study but the report as an empty file, in the order of the jobs.
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every output of the whole study but the report, as empty files.
 
     Without a record of the jobs a report that stands would not be missing its new inputs.
     """
+    folder = tmp_path_factory.mktemp("standing")
+    study = micro_study(folder, **WHOLE)
     text = snakemake("-n", "--forceall", "--configfile", study, cwd=folder).stdout
     outputs = re.findall(r"^    output: (.+)$", text, re.MULTILINE)
     made = [file for line in outputs for file in line.split(", ")]
@@ -35,6 +39,7 @@ def pretend(folder: Path, study: str) -> None:
         os.utime(folder / file, (moment + number, moment + number))
     for target in folder.glob("results/*/report.html"):
         target.unlink()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -86,11 +91,9 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     ids=["nothing", "arm", "replicate", "seed of the bound"],
 )  # fmt: skip
 def test_another_arm_of_a_tuned_study_plans_its_own_tuning_alone(
-    tmp_path: Path, more: dict, expected: dict
+    standing: Path, tmp_path: Path, more: dict, expected: dict
 ) -> None:
-    whole = {"tune": TUNE, "bound": {"arm": "scratch"}}
-    pretend(tmp_path, micro_study(tmp_path, **whole))
-    jobs = planned("--configfile", micro_study(tmp_path, **whole | more), cwd=tmp_path)
+    jobs = planned("--configfile", micro_study(tmp_path, **WHOLE | more), cwd=standing)
     assert jobs == expected | {"report": 1, "all": 1}
 
 
