@@ -259,7 +259,8 @@ def _finished(study: Study, arm: str, root: Path, here: Place) -> float | None:
         file = root / row.folder / "summary.json"
         if row.arm == arm and file.is_file():
             summary = read_json(file)
-            if summary["status"] == "ok" and summary["device"] == here.device.type:
+            trained = summary["status"] == "ok" and summary["steps"]
+            if trained and summary["device"] == here.device.type:
                 seconds.append(summary["seconds"] / summary["steps"])
     return math.fsum(seconds) / len(seconds) if seconds else None
 

@@ -26,9 +26,12 @@ def match(cost_of: str | Path, pace: str | Path, steps: int) -> dict[str, Any]:
             f"{cost_of}: ran on {pretrained['device']} and {pace} on {scratch['device']}, so their "
             "seconds do not compare; run both on one kind of device"
         )
+    if not scratch["steps"] or not scratch["seconds"]:
+        raise TrainingFailed(
+            f"{pace}: {scratch['steps']} steps in {scratch['seconds']} s are no pace; a run of "
+            "equal cost needs a control that is trained step by step"
+        )
     per_step = scratch["seconds"] / scratch["steps"]
-    if per_step <= 0:
-        raise TrainingFailed(f"{pace}: {scratch['seconds']} s is no pace; run it again")
     added = round(pretrained["seconds"] / per_step)
     return {
         "pretraining": str(cost_of),

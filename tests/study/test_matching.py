@@ -37,6 +37,12 @@ def test_a_failed_pretraining_has_no_cost_to_match(tmp_path: Path) -> None:
         match(fine, failed, 10)
 
 
+def test_a_control_that_makes_no_steps_gives_no_pace(tmp_path: Path) -> None:
+    fine, probe = summary(tmp_path / "a.json"), summary(tmp_path / "b.json", steps=0)
+    with pytest.raises(TrainingFailed, match=r"0 steps in 90\.0 s are no pace"):
+        match(fine, probe, 10)
+
+
 def test_seconds_of_different_devices_are_not_matched(tmp_path: Path) -> None:
     gpu, cpu = summary(tmp_path / "a.json", device="cuda"), summary(tmp_path / "b.json")
     with pytest.raises(TrainingFailed, match=r"ran on cuda and .* on cpu"):
