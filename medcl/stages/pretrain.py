@@ -22,8 +22,9 @@ from medcl.training.diagnosis import diagnose, level
 from medcl.training.fit import Diverged, Fitted, fit
 from medcl.training.pretext import PretextItems
 from medcl.training.progress import Progress
-from medcl.training.run import Outputs, on_cpu, open_store, seed_of, seeded, work_folder
+from medcl.training.run import Outputs, on_cpu, open_store, seeded, work_folder
 from medcl.training.run import add_arguments as add_training_arguments
+from medcl.training.seeds import seed_of
 
 PRETRAINING = 2**31  # no label count: keeps the seeds of pretraining and fine-tuning apart
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     settings = load_section(Pretrain, args.settings)
     options = load_section(Network, args.network)
     plan = read_plan(args.plan)
-    phases = _phases(settings)
+    phases = phases_of(settings)
     outputs = Outputs("pretrain", Path(args.out), "encoder.pt", place(plan.threads))
     outputs.content = {
         "kind": "encoder",
@@ -155,7 +156,7 @@ def _objective(phase: Pretrain | Phase, network: networks.Network, plan: Plan) -
     return objectives.build(options, network, crop=plan.crop, spacing=plan.spacing)
 
 
-def _phases(settings: Pretrain) -> list[Pretrain]:
+def phases_of(settings: Pretrain) -> list[Pretrain]:
     """Each phase as a pretraining of its own."""
     alone = settings.model_copy(update={"then": []})
     later = [

@@ -34,12 +34,13 @@ from medcl.files import read_json, replacing, write_json
 from medcl.segmentation.crops import PseudoLabelled
 from medcl.segmentation.inference import predict_probabilities
 from medcl.segmentation.model import IGNORED, Segmentation
-from medcl.stages.finetune import model_from, network_weights, train
+from medcl.stages.finetune import network_weights, start, train
 from medcl.training import checkpoint
 from medcl.training.devices import place, relaunch
 from medcl.training.fit import Fitted
-from medcl.training.run import Outputs, open_store, seed_of, work_folder
+from medcl.training.run import Outputs, open_store, work_folder
 from medcl.training.run import add_arguments as add_training_arguments
+from medcl.training.seeds import seed_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,10 +109,19 @@ def _rounds(
 
     def trained(folder: str, own: int, pseudo: Sequence[PseudoLabelled]) -> Trained:
         outputs.facts["seed"] = own
-        model = model_from(tuning, options, plan, args.encoder, outputs.facts)
+        model = start(tuning, options, plan, args.encoder, outputs.facts)
         (work / folder).mkdir(parents=True, exist_ok=True)
         fitted = train(
-            model, tuning, plan, args, outputs, work / folder, pseudo=pseudo, share=settings.share
+            model,
+            tuning,
+            plan,
+            (args.store, read_splits(args.splits)),
+            outputs.facts,
+            outputs.place,
+            work / folder,
+            what="selftrain",
+            pseudo=pseudo,
+            share=settings.share,
         )
         outputs.facts["seed"] = seed
         outputs.facts["training_seconds"] = (
