@@ -17,11 +17,13 @@ from medcl.config import Study, load_study
 from medcl.data.cases import Case, read_cases
 from medcl.data.splits import Splits, read_splits
 from medcl.files import read_json, read_yaml
+from medcl.study import arms
 
 Scores = dict[tuple[str, str], dict[tuple[str, str], float]]
 Log = dict[str, list[float]]
 
 OK, FAILED, MISSING = "ok", "failed", "missing"
+ALL = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Pretraining:
 class Run:
     """One fine-tuning with its predictions and metrics; ok only if all three are there.
 
+    labelled: subjects of its subset, or ALL for a bound that has every labelled candidate.
+
     scores: (weights, metric) -> (case, class) -> value, nan where undefined.
     predictions: (weights, case) -> file. left_out: test case -> why it has no prediction.
     """
@@ -61,7 +65,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.arm}, {self.labelled} labelled, replicate {self.replicate}"
+        count = "all" if self.labelled == ALL else self.labelled
+        return f"{self.arm}, {count} labelled, replicate {self.replicate}"
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,13 @@ class Results:
     pretrainings: list[Pretraining]
     runs: list[Run]
     benchmarks: dict[str, tuple[float, float]]
+    bounds: list[Run] = field(default_factory=list)  # with every labelled candidate
     unprepared: dict[str, str] = field(default_factory=dict)  # case -> why it is not in the store
 
     @property
     def control(self) -> str | None:
-        """The arm every other is compared with: the first without pretraining."""
-        alone = len(self.study.arms) == 1
-        arms = (name for name, arm in self.study.arms.items() if arm.pretrain is None)
-        return None if alone else next(arms, None)
+        """The arm every other is compared with: the first that starts from scratch."""
+        return arms.control(self.study)
 
     @cached_property
     def test_cases(self) -> list[str]:
@@ -94,13 +98,19 @@ class Results:
         return [c for c in self.splits.cases("test") if c in labelled] if self.splits else []
 
     @property
+    def test_subjects(self) -> list[str]:
+        """The subject of each test case."""
+        return [self.splits.subject_of[c] for c in self.test_cases] if self.splits else []
+
+    @property
     def unknown_subjects(self) -> bool:
         named = self.audit.get("unknown_subjects") or self.plan.get("unknown_subjects")
         return bool(named) or self.study.dataset.subjects == "unknown"
 
     def seed_of(self, arm: str, replicate: int) -> int | None:
         """The pretraining a replicate starts from: replicate modulo number of seeds."""
-        pretrain = self.study.arms[arm].pretrain
+        source = arms.encoder_arm(self.study, arm)
+        pretrain = self.study.arms[source].pretrain if source else None
         return replicate % pretrain.seeds if pretrain else None
 
     def runs_of(self, arm: str, labelled: int) -> list[Run]:
@@ -124,6 +134,7 @@ def read_results(study_file: str | Path, folder: str | Path) -> Results:
         pretrainings=list(_pretrainings(study, folder)),
         runs=list(_runs(study, folder)),
         benchmarks=_benchmarks(folder / "benchmark"),
+        bounds=list(_bounds(study, folder)),
         unprepared=_json(folder / "store/manifest.json").get("failed", {}),
     )
 
@@ -147,6 +158,14 @@ def _runs(study: Study, folder: Path) -> Iterator[Run]:
             for replicate in range(study.replicates):
                 place = folder / "finetune" / arm / f"n{labelled}" / f"r{replicate}"
                 yield _run(place, arm, labelled, replicate)
+
+
+def _bounds(study: Study, folder: Path) -> Iterator[Run]:
+    """Runs with every labelled candidate, as many as there are."""
+    for arm in study.arms:
+        places = sorted((folder / "bound" / arm).glob("r*"), key=lambda p: (len(p.name), p.name))
+        for place in places:
+            yield _run(place, arm, ALL, int(place.name[1:]))
 
 
 def _run(place: Path, arm: str, labelled: int, replicate: int) -> Run:

@@ -29,8 +29,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-CONFIDENCE = 0.95
-LEVEL = 1 - CONFIDENCE
+LEVEL = 0.05
+CONFIDENCE = 1 - LEVEL
 POWER = 0.80
 MIN_REPLICATES = 5
 MIN_SUBJECTS = 2
