@@ -84,6 +84,7 @@ class Results:
     runs: list[Run]
     benchmarks: dict[str, tuple[float, float]]
     bounds: list[Run] = field(default_factory=list)  # with every labelled candidate
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)  # arm -> its tuned.yaml
     unprepared: dict[str, str] = field(default_factory=dict)  # case -> why it is not in the store
 
     @property
@@ -135,6 +136,7 @@ def read_results(study_file: str | Path, folder: str | Path) -> Results:
         runs=list(_runs(study, folder)),
         benchmarks=_benchmarks(folder / "benchmark"),
         bounds=list(_bounds(study, folder)),
+        tuned=_tuned(study, folder),
         unprepared=_json(folder / "store/manifest.json").get("failed", {}),
     )
 
@@ -166,6 +168,11 @@ def _bounds(study: Study, folder: Path) -> Iterator[Run]:
         places = sorted((folder / "bound" / arm).glob("r*"), key=lambda p: (len(p.name), p.name))
         for place in places:
             yield _run(place, arm, ALL, int(place.name[1:]))
+
+
+def _tuned(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
+    files = {arm: folder / "tune" / arm / "tuned.yaml" for arm in study.arms}
+    return {arm: read_yaml(file) for arm, file in files.items() if file.is_file()}
 
 
 def _run(place: Path, arm: str, labelled: int, replicate: int) -> Run:
