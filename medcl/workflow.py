@@ -22,6 +22,9 @@ from pydantic import BaseModel
 
 from medcl.config import ConfigError, Study, load_study
 from medcl.files import sha256_of, write_text, write_yaml
+from medcl.study import protocol
+
+SUMMARY = "summary.json"
 
 
 def use_this_interpreter() -> None:
@@ -90,32 +93,45 @@ class Flow:
     def targets(self) -> list[str]:
         return [f"{self.root}/report.html", f"{self.root}/comparison.csv"]
 
-    def runs(self, file: str) -> list[str]:
-        """`file` of every fine-tuning of the study."""
-        return [
-            f"{self.root}/finetune/{arm}/n{n}/r{r}/{file}"
-            for arm in self.study.arms
-            for n in self.study.labelled
-            for r in range(self.study.replicates)
-        ]
+    def made(self) -> list[str]:
+        """What the report reads of every training of the study."""
+        measured = [*protocol.runs(self.study), *protocol.bound_runs(self.study)]
+        files = [f"{row.folder}/{name}" for row in measured for name in ("metrics.csv", SUMMARY)]
+        files += [f"{start.folder}/{SUMMARY}" for start in protocol.pretrainings(self.study)]
+        files += [f"{row.folder}/tuned.yaml" for row in protocol.trials(self.study)]
+        return [f"{self.root}/{file}" for file in files]
 
-    def pretrainings(self, file: str) -> list[str]:
-        """`file` of every pretraining a replicate uses."""
-        used = {
-            self.encoder(arm, r) for arm in self.study.arms for r in range(self.study.replicates)
-        }
-        return sorted(str(Path(path).parent / file) for path in used if path)
-
-    def encoder(self, arm: str, replicate: int) -> str:
-        """encoder.pt a replicate starts from, "" for none; seeds are assigned in turn."""
-        pretrain = self.study.arms[arm].pretrain
-        if pretrain is None:
-            return ""
-        return f"{self.root}/pretrain/{arm}/s{replicate % pretrain.seeds}/encoder.pt"
+    def row_of(self, wildcards: Any) -> protocol.Row:
+        """The row of the protocol a job of finetune, its bound or tune carries out."""
+        replicate = getattr(wildcards, "replicate", None)
+        labelled = getattr(wildcards, "labelled", None)
+        if replicate is None:
+            return protocol.trial(self.study, wildcards.arm)
+        if labelled is None:
+            return protocol.bound_run(self.study, int(replicate))
+        return protocol.run(self.study, wildcards.arm, int(labelled), int(replicate))
 
     def encoder_of(self, wildcards: Any) -> list[str]:
-        path = self.encoder(wildcards.arm, int(wildcards.replicate))
-        return [path] if path else []
+        """The file of weights a run starts from, none from scratch."""
+        start = self.row_of(wildcards).origin
+        if start is None:
+            return []
+        return [start.file or f"{self.root}/{start.folder}/encoder.pt"]
+
+    def tuned_of(self, wildcards: Any) -> list[str]:
+        """The file with the learning rate of a run, where the study chooses it."""
+        tuned = self.row_of(wildcards).tuned
+        return [f"{self.root}/{tuned}"] if tuned else []
+
+    def cost_of(self, wildcards: Any) -> list[str]:
+        """The summary of the pretraining whose seconds a run matches."""
+        matched = self.row_of(wildcards).matched
+        return [f"{self.root}/{matched.pretraining.folder}/{SUMMARY}"] if matched else []
+
+    def pace_of(self, wildcards: Any) -> list[str]:
+        """The summary of the run from scratch that says how long a step takes."""
+        matched = self.row_of(wildcards).matched
+        return [f"{self.root}/{matched.pace}/{SUMMARY}"] if matched else []
 
     def phantom_of(self, wildcards: Any) -> list[str]:
         """The generated dataset, where the study has one."""
@@ -165,8 +181,13 @@ class Flow:
         return _text(pretrain, without={"seeds"})
 
     def finetune(self, wildcards: Any) -> str:
-        steps = self.study.finetune.steps_for(int(wildcards.labelled))
-        return _text(self.study.finetune.model_copy(update={"steps": steps}))
+        """Settings of a fine-tuning; without the learning rate where a file will say it."""
+        row = self.row_of(wildcards)
+        chosen = {"learning_rate"} if row.tuned or row.stage == "tune" else None
+        return _text(row.settings, without=chosen)
+
+    def tune(self, wildcards: Any) -> str:
+        return _text(self.study.tune, without={"steps"})
 
     def predict(self, wildcards: Any) -> str:
         return _text(self.study.predict)
@@ -182,6 +203,7 @@ class Flow:
         write_yaml(f"{self.root}/config.resolved.yaml", self.study.model_dump(mode="json"))
         command = " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
         write_text(f"{self.root}/command.txt", command + "\n")
+        protocol.write_table(f"{self.root}/protocol.csv", self.study)
 
 
 def flow(

@@ -21,6 +21,7 @@ from medcl.config.base import (
 from medcl.config.dataset import Dataset, Dicom, Intensity, PhantomKeys, PlanKeys, Source
 from medcl.config.loading import load_section, load_study
 from medcl.config.options import SCHEMAS
+from medcl.config.protocol import Bound, Primary, Tune, origin_of
 from medcl.config.study import (
     Arm,
     Evaluate,
@@ -41,6 +42,7 @@ __all__ = [
     "NAME",
     "SCHEMAS",
     "Arm",
+    "Bound",
     "ConfigError",
     "Count",
     "Dataset",
@@ -67,7 +69,9 @@ __all__ = [
     "Study",
     "Training",
     "Triple",
+    "Tune",
     "Voxels",
     "load_section",
     "load_study",
+    "origin_of",
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
+
+from medcl.config.protocol import ACROSS
 
 
 def problems_of(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
@@ -19,6 +21,8 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> Iterator[str]
             line = f"{path}: no such key{suggest(str(loc[-1]), _keys_at(model, loc[:-1]))}"
         elif item["type"] == "missing":
             line = f"{path}: this key is required"
+        elif item["type"] == ACROSS:
+            line = f"{path}: {item['msg']}"
         else:
             message = item["msg"].removeprefix("Value error, ")
             value = item.get("input")
@@ -45,11 +49,14 @@ def _is_union_branch(part: int | str) -> bool:
 def _keys_at(model: type[BaseModel], loc: list[int | str]) -> list[str]:
     """Valid keys of the section at `loc`."""
     current: Any = model
+    named = False
     for part in loc:
-        if isinstance(part, int):
-            continue  # the place in a list; its sections are all alike
+        if isinstance(part, int) or named:
+            named = False
+            continue  # the place in a list or the name in a mapping; its sections are all alike
         if isinstance(current, type) and issubclass(current, BaseModel):
             field = current.model_fields.get(str(part))
+            named = field is not None and get_origin(field.annotation) is dict
             current = _section_in(field.annotation) if field else None
     is_model = isinstance(current, type) and issubclass(current, BaseModel)
     return list(current.model_fields) if is_model else []

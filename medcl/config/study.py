@@ -5,10 +5,19 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from medcl.config import protocol
 from medcl.config.base import Count, Name, Positive, Section, Share
 from medcl.config.dataset import Dataset
+from medcl.config.protocol import Bound, Primary, Tune
 
 
 class Split(Section):
@@ -104,11 +113,45 @@ class Finetune(Training):
         fitting = [count for count in self.steps if count <= labelled]
         return self.steps[max(fitting) if fitting else min(self.steps)]
 
+    def changed_by(self, changes: Finetune | None) -> Finetune:
+        """These settings with the keys that `changes` was given; the others stay."""
+        if changes is None:
+            return self
+        return Finetune.model_validate(self.model_dump() | changes.model_dump(exclude_unset=True))
+
 
 class Arm(Section):
-    """One way of training; without `pretrain` it starts from scratch."""
+    """One way of training; empty: from scratch. Its weights come from one place at most."""
 
-    pretrain: Pretrain | None = Field(None, description="the pretext task; absent: from scratch")
+    pretrain: Pretrain | None = Field(None, description="the pretext task")
+    weights: Annotated[str, Field(pattern=r"^[^\s'\"]+$")] | None = Field(
+        None, description="an encoder.pt or model.pt of your own to start from"
+    )
+    start: Name | None = Field(
+        None, description="arm whose pretraining this one starts from, without another one"
+    )
+    cost_of: Name | None = Field(
+        None,
+        description="cost-matched control: from scratch, with the seconds of that arm's "
+        "pretraining spent on further steps",
+    )
+    control: bool = Field(
+        False,
+        description="compare the other arms with this one too; always so without `pretrain` "
+        "and `start`",
+    )
+    finetune: Finetune | None = Field(
+        None, description="keys of `finetune` that differ in this arm; the report says which"
+    )
+
+    @property
+    def from_scratch(self) -> bool:
+        """Random weights and the study's own number of steps."""
+        return not (self.pretrain or self.weights or self.start or self.cost_of)
+
+    @field_serializer("finetune")
+    def only_changes(self, changes: Finetune | None) -> dict[str, Any] | None:
+        return None if changes is None else changes.model_dump(mode="json", exclude_unset=True)
 
 
 class Predict(Section):
@@ -162,14 +205,21 @@ class Study(Section):
     )
     split: Split = Field(default_factory=Split, description="who is held out")
     network: Network = Field(default_factory=Network, description="the network every arm shares")
-    arms: dict[Name, Arm] = Field(
-        min_length=1, description="name -> what the arm does before fine-tuning"
-    )
+    arms: dict[Name, Arm] = Field(min_length=1, description="name -> what makes the arm")
     labelled: list[Count] = Field(min_length=1, description="numbers of labelled subjects")
     replicates: Annotated[int, Field(ge=1, le=32)] = Field(
         5, description="labelled subsets, each with its own fine-tuning seed"
     )
-    finetune: Finetune = Field(default_factory=Finetune, description="the same for every arm")
+    primary: Primary = Field(
+        default_factory=Primary, description="what the study is made for; the rest is secondary"
+    )
+    bound: Bound | None = Field(None, description="an arm trained on all labels; absent: none")
+    tune: Tune | None = Field(
+        None, description="chooses each arm's learning rate; absent: `finetune.learning_rate`"
+    )
+    finetune: Finetune = Field(
+        default_factory=Finetune, description="of every arm that does not say otherwise"
+    )
     predict: Predict = Field(default_factory=Predict, description="sliding window")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="metrics")
     primary: Primary = Field(
@@ -193,12 +243,15 @@ class Study(Section):
             raise ValueError("a number of labelled subjects stands twice")
         return sorted(labelled)
 
+    @property
+    def control(self) -> str | None:
+        """The arm every other is compared with: the first from scratch; None for a lone arm."""
+        scratch = (name for name, arm in self.arms.items() if arm.from_scratch)
+        return next(scratch, None) if len(self.arms) > 1 else None
+
     @model_validator(mode="after")
-    def has_control(self) -> Study:
-        if len(self.arms) > 1 and all(arm.pretrain for arm in self.arms.values()):
-            raise ValueError(
-                "no arm starts from scratch; add `scratch: {}` to `arms` as the control"
-            )
+    def sections_fit(self) -> Study:
+        protocol.check(self)
         return self
 
     @model_validator(mode="after")

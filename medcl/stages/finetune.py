@@ -25,8 +25,9 @@ from medcl.segmentation.model import Segmentation
 from medcl.training import checkpoint
 from medcl.training.devices import place, relaunch, workers
 from medcl.training.fit import Fitted, fit
-from medcl.training.run import Outputs, on_cpu, open_store, seed_of, seeded, work_folder
+from medcl.training.run import Outputs, on_cpu, open_store, seeded, work_folder
 from medcl.training.run import add_arguments as add_training_arguments
+from medcl.training.seeds import seed_of
 from medcl.views.augment import Augment
 
 

@@ -23,8 +23,9 @@ from medcl.training.diagnosis import diagnose, level
 from medcl.training.fit import Diverged, Fitted, fit
 from medcl.training.pretext import PretextItems
 from medcl.training.progress import Progress
-from medcl.training.run import Outputs, on_cpu, open_store, seed_of, seeded, work_folder
+from medcl.training.run import Outputs, on_cpu, open_store, seeded, work_folder
 from medcl.training.run import add_arguments as add_training_arguments
+from medcl.training.seeds import seed_of
 
 PRETRAINING = 2**31  # no label count: keeps the seeds of pretraining and fine-tuning apart
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medcl.data.plan import Plan
@@ -52,11 +51,6 @@ def work_folder(base: str | Path, key: Mapping[str, Any], files: Mapping[str, st
     folder = base / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def seed_of(*words: int) -> int:
-    """One seed from several numbers, e.g. replicate and label count."""
-    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 @contextmanager

@@ -4,6 +4,9 @@ rule finetune:
         splits=f"{study.root}/split/splits.csv",
         plan=f"{study.root}/plan/plan.yaml",
         encoder=study.encoder_of,
+        tuned=study.tuned_of,
+        cost=study.cost_of,
+        pace=study.pace_of,
     output:
         model=f"{study.root}/finetune/{{arm}}/n{{labelled}}/r{{replicate}}/model.pt",
         steps=f"{study.root}/finetune/{{arm}}/n{{labelled}}/r{{replicate}}/log.csv",
@@ -20,11 +23,13 @@ rule finetune:
     params:
         settings=study.finetune,
         network=study.network,
+        labelled=lambda wildcards: wildcards.labelled,
         out=study.folder,
         work=f"{study.root}/state/finetune/{{arm}}/n{{labelled}}/r{{replicate}}",
     shell:
         "python -m medcl finetune --settings {params.settings:q} --network {params.network:q}"
         " --store {input.store} --splits {input.splits} --plan {input.plan}"
-        " --labelled {wildcards.labelled} --replicate {wildcards.replicate}"
-        " --encoder={input.encoder} --out {params.out} --work {params.work}"
+        " --labelled {params.labelled} --replicate {wildcards.replicate}"
+        " --encoder={input.encoder} --tuned={input.tuned} --cost-of={input.cost}"
+        " --pace={input.pace} --out {params.out} --work {params.work}"
         " --devices {resources.gpu} 2>&1 | tee -a {log}"

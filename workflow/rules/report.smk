@@ -1,8 +1,6 @@
 rule report:
     input:
-        metrics=study.runs("metrics.csv"),
-        finetuned=study.runs("summary.json"),
-        pretrained=study.pretrainings("summary.json"),
+        made=study.made(),
         audit=f"{study.root}/split/audit.json",
         findings=f"{study.root}/ingest/ingest.json",
     output:

@@ -1,0 +1,179 @@
+"""What a study asks of its arms: the primary comparisons, the bound, the tuning; and what fits.
+
+The checks here look across sections; those of one section stand with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from medcl.config.base import Count, Name, Positive, Section
+
+if TYPE_CHECKING:
+    from medcl.config.study import Study
+
+LAST_ORDER = 31  # splits.csv holds 32 orders of the labelled candidates
+ACROSS = "across sections"  # type of the errors found here
+
+Problem = tuple[tuple[str | int, ...], str, Any]  # key path, what is wrong, the value
+
+
+class Primary(Section):
+    """The comparisons the study is made for; all others are secondary."""
+
+    metric: Literal["dice", "iou", "hd95_mm", "nsd", "assd_mm"] = Field(
+        "dice", description="mean over classes"
+    )
+    weights: Literal["last", "selected"] = Field(
+        "last", description="of the last step, or selected by validation"
+    )
+    arms: list[Name] | None = Field(
+        None, min_length=1, description="compared with the control; absent: all but the control"
+    )
+    labelled: list[Count] | None = Field(
+        None, min_length=1, description="numbers of labelled subjects; absent: all"
+    )
+
+
+class Bound(Section):
+    """What the labels of all candidates would give."""
+
+    arm: Name = Field(description="arm that is trained on every labelled candidate")
+    replicates: Annotated[int, Field(ge=1, le=LAST_ORDER + 1)] = Field(
+        2, description="trainings, each with its own seed"
+    )
+    steps: Count | None = Field(
+        None, description="optimiser steps; absent: what the arm takes with as many labels"
+    )
+
+
+class Tune(Section):
+    """One learning rate per arm, chosen on validation subjects of a replicate nobody reports."""
+
+    learning_rates: Annotated[list[Positive], Field(min_length=2)] = Field(
+        description="peaks that every arm tries"
+    )
+    labelled: Count = Field(description="labelled subjects of the trial runs")
+    replicate: Annotated[int, Field(ge=1, le=LAST_ORDER)] = Field(
+        LAST_ORDER, description="order of the trial runs; not one of the replicates"
+    )
+    steps: Count | None = Field(
+        None, description="optimiser steps of a trial run; absent: those of `finetune`"
+    )
+
+    @field_validator("learning_rates")
+    @classmethod
+    def sorted_once(cls, rates: list[float]) -> list[float]:
+        if len(set(rates)) != len(rates):
+            raise ValueError("a learning rate stands twice")
+        return sorted(rates)
+
+
+def check(study: Study) -> None:
+    """Raise ValidationError with every problem between the sections of a study."""
+    found = [*_arms(study), *_primary(study), *_bound(study), *_tune(study)]
+    if found:
+        errors = [
+            InitErrorDetails(type=PydanticCustomError(ACROSS, message), loc=path, input=value)  # type: ignore[arg-type]
+            for path, message, value in found
+        ]
+        raise ValidationError.from_exception_data("Study", errors)
+
+
+def origin_of(study: Study, arm: str) -> str | None:
+    """The arm whose weights `arm` starts from, itself or at the end of its `start`s.
+
+    None where that leads nowhere: to an unknown arm, in a circle, or to one from scratch.
+    """
+    seen: list[str] = []
+    while arm in study.arms and arm not in seen:
+        seen.append(arm)
+        settings = study.arms[arm]
+        if settings.start is None:
+            return arm if settings.pretrain or settings.weights else None
+        arm = settings.start
+    return None
+
+
+def _arms(study: Study) -> Iterator[Problem]:
+    if len(study.arms) > 1 and not any(arm.from_scratch for arm in study.arms.values()):
+        message = "no arm starts from scratch; add `scratch: {}` to `arms` as the control"
+        yield ("arms",), message, None
+    for name, arm in study.arms.items():
+        given = [key for key in ("pretrain", "weights", "start", "cost_of") if getattr(arm, key)]
+        if len(given) > 1:
+            message = f"{' and '.join(given)} cannot stand together; an arm starts in one way"
+            yield ("arms", name), message, given
+        for key in ("start", "cost_of"):
+            other = getattr(arm, key)
+            if other is None:
+                continue
+            origin = origin_of(study, other)
+            if other not in study.arms:
+                yield ("arms", name, key), _unknown(other, study.arms), other
+            elif other == name or origin is None:
+                message = f"{other} starts from no pretraining; name an arm with `pretrain`"
+                yield ("arms", name, key), message, other
+            elif key == "cost_of" and study.arms[origin].weights:
+                message = f"what the weights of {other} cost is not known; name an arm with `pretrain`"
+                yield ("arms", name, key), message, other
+        if arm.finetune is not None:
+            try:
+                study.finetune.changed_by(arm.finetune)
+            except ValidationError as error:
+                for item in error.errors(include_url=False):
+                    path = ("arms", name, "finetune", *item["loc"])
+                    yield path, item["msg"].removeprefix("Value error, "), item["input"]
+
+
+def _primary(study: Study) -> Iterator[Problem]:
+    for place, arm in enumerate(study.primary.arms or ()):
+        path = ("primary", "arms", place)
+        if arm not in study.arms:
+            yield path, _unknown(arm, study.arms), arm
+        elif arm == study.control:
+            yield path, f"{arm} is the control; name the arms that are compared with it", arm
+    for place, count in enumerate(study.primary.labelled or ()):
+        if count not in study.labelled:
+            counts = ", ".join(map(str, study.labelled))
+            message = f"{count} is not in the study's `labelled`; one of {counts}"
+            yield ("primary", "labelled", place), message, count
+
+
+def _bound(study: Study) -> Iterator[Problem]:
+    bound = study.bound
+    if bound is None:
+        return
+    if bound.arm not in study.arms:
+        yield ("bound", "arm"), _unknown(bound.arm, study.arms), bound.arm
+    elif study.arms[bound.arm].cost_of:
+        message = f"the steps of {bound.arm} follow from another run; name an arm of its own steps"
+        yield ("bound", "arm"), message, bound.arm
+
+
+def _tune(study: Study) -> Iterator[Problem]:
+    tune = study.tune
+    if tune is None:
+        return
+    reported = max(study.replicates, study.bound.replicates if study.bound else 0)
+    if tune.replicate < reported:
+        message = (
+            f"replicate {tune.replicate} is reported (there are {reported}); a learning rate is "
+            f"chosen on one that is not: {reported} to {LAST_ORDER}"
+        )
+        yield ("tune", "replicate"), message, tune.replicate
+    for name, arm in study.arms.items():
+        if arm.finetune is not None and "learning_rate" in arm.finetune.model_fields_set:
+            message = "`tune` chooses the learning rate of every arm; take one of the two away"
+            yield ("arms", name, "finetune", "learning_rate"), message, arm.finetune.learning_rate
+
+
+def _unknown(name: str, arms: Sequence[str] | dict[str, Any]) -> str:
+    near = difflib.get_close_matches(name, list(arms), 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(arms)}"
+    return f"no arm '{name}'; {hint}"

@@ -1,0 +1,257 @@
+"""The protocol of a study as one table: what is trained, on which labels, from which weights.
+
+A row is a fine-tuning: of the study (arm, label count, replicate), of the full-label bound, or the
+trial runs that choose an arm's learning rate. The rules plan by it, the results are read by it,
+and `protocol.csv` shows it. Replicate r takes its labelled subjects from the front of order r, and
+its training seed from r and the label count; pretraining seeds are assigned to replicates in turn.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medcl.config import Arm, Finetune, Study, origin_of
+from medcl.files import replacing
+from medcl.training.seeds import seed_of
+
+COLUMNS = [
+    "stage", "arm", "labelled", "replicate", "order", "seed", "starts_from", "pretraining_seed",
+    "steps", "learning_rate", "controls",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The weights a run starts from: pretraining `seed` of `arm`, or a `file` of the user's."""
+
+    arm: str
+    seed: int = 0
+    file: str | None = None
+
+    @property
+    def folder(self) -> str | None:
+        """Of the pretraining, below the study's; None for a file from elsewhere."""
+        return None if self.file else f"pretrain/{self.arm}/s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What a cost-matched run takes its steps from: a pretraining, and a run from scratch."""
+
+    pretraining: Origin
+    pace: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fine-tuning; paths are below the study's folder.
+
+    labelled: None for all candidates. settings: steps are a mapping where the number of labelled
+    subjects is not known yet, and those before `matched` adds its own. tuned: the file the learning
+    rate is read from; absent: that of the settings. controls: arms it is compared with, the main
+    one first.
+    """
+
+    stage: Literal["finetune", "bound", "tune"]
+    arm: str
+    labelled: int | None
+    replicate: int
+    settings: Finetune
+    origin: Origin | None = None
+    tuned: str | None = None
+    matched: Matched | None = None
+    controls: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        if self.stage == "tune":
+            return f"tune/{self.arm}"
+        if self.stage == "bound":
+            return f"bound/{self.arm}/r{self.replicate}"
+        return f"finetune/{self.arm}/n{self.labelled}/r{self.replicate}"
+
+
+def runs(study: Study) -> list[Row]:
+    """The fine-tunings that are compared."""
+    return [
+        run(study, arm, labelled, replicate)
+        for arm in study.arms
+        for labelled in study.labelled
+        for replicate in range(study.replicates)
+    ]
+
+
+def run(study: Study, arm: str, labelled: int, replicate: int) -> Row:
+    settings = study.finetune.changed_by(study.arms[arm].finetune)
+    matched = None
+    if (other := study.arms[arm].cost_of) is not None:
+        pretraining = origin(study, other, replicate)
+        assert study.control is not None
+        assert pretraining is not None
+        matched = Matched(pretraining, run(study, study.control, labelled, replicate).folder)
+    return Row(
+        "finetune",
+        arm,
+        labelled,
+        replicate,
+        settings.model_copy(update={"steps": settings.steps_for(labelled)}),
+        origin(study, arm, replicate),
+        _tuned(study, arm),
+        matched,
+        controls_of(study, arm),
+    )
+
+
+def bound_runs(study: Study) -> list[Row]:
+    """The trainings on every labelled candidate."""
+    replicates = study.bound.replicates if study.bound else 0
+    return [bound_run(study, replicate) for replicate in range(replicates)]
+
+
+def bound_run(study: Study, replicate: int) -> Row:
+    bound = study.bound
+    assert bound is not None
+    settings = study.finetune.changed_by(study.arms[bound.arm].finetune)
+    if bound.steps is not None:
+        settings = settings.model_copy(update={"steps": bound.steps})
+    start, tuned = origin(study, bound.arm, replicate), _tuned(study, bound.arm)
+    return Row("bound", bound.arm, None, replicate, settings, start, tuned)
+
+
+def trials(study: Study) -> list[Row]:
+    """The trial runs of each arm that has some.
+
+    A cost-matched control starts as the control does, so that its trials would be the same.
+    """
+    if study.tune is None:
+        return []
+    return [trial(study, name) for name, arm in study.arms.items() if not arm.cost_of]
+
+
+def trial(study: Study, arm: str) -> Row:
+    """They start from the first pretraining, which is there however many replicates there are."""
+    tune = study.tune
+    assert tune is not None
+    settings = study.finetune.changed_by(study.arms[arm].finetune)
+    steps = tune.steps or settings.steps_for(tune.labelled)
+    settings = settings.model_copy(update={"steps": steps})
+    return Row("tune", arm, tune.labelled, tune.replicate, settings, origin(study, arm, 0))
+
+
+def pretrainings(study: Study) -> list[Origin]:
+    """Every pretraining that some run starts from or is matched with, each once."""
+    found: dict[Origin, None] = {}
+    for row in [*runs(study), *bound_runs(study), *trials(study)]:
+        for start in (row.origin, row.matched.pretraining if row.matched else None):
+            if start is not None and start.file is None:
+                found[start] = None
+    arms = list(study.arms)
+    return sorted(found, key=lambda start: (arms.index(start.arm), start.seed))
+
+
+def origin(study: Study, arm: str, replicate: int) -> Origin | None:
+    """The weights replicate `replicate` of an arm starts from, None from scratch."""
+    name = origin_of(study, arm)
+    if name is None:
+        return None
+    pretrain = study.arms[name].pretrain
+    if pretrain is None:
+        return Origin(name, file=study.arms[name].weights)
+    return Origin(name, replicate % pretrain.seeds)
+
+
+def controls_of(study: Study, arm: str) -> tuple[str, ...]:
+    """The arms that `arm` is compared with: the control, then further ones.
+
+    A further control is itself compared with the control alone. One that matches the cost of a
+    pretraining stands beside the arms that start from that pretraining.
+    """
+    if study.control is None or arm == study.control:
+        return ()
+    further: list[str] = []
+    for name, other in study.arms.items() if not _is_control(study.arms[arm]) else ():
+        matches = other.cost_of is None or origin_of(study, other.cost_of) == origin_of(study, arm)
+        if name != study.control and _is_control(other) and matches:
+            further.append(name)
+    return (study.control, *further)
+
+
+def _is_control(arm: Arm) -> bool:
+    return arm.control or not (arm.pretrain or arm.start)
+
+
+def _tuned(study: Study, arm: str) -> str | None:
+    if study.tune is None:
+        return None
+    tried = study.control if study.arms[arm].cost_of else arm
+    return f"tune/{tried}/tuned.yaml"
+
+
+def words(study: Study) -> list[str]:
+    """What the arms have not in common, and how steps and learning rates came about."""
+    said = []
+    for name, arm in study.arms.items():
+        if arm.weights:
+            said.append(f"{name} starts from given weights that no pretraining of this study made.")
+        if arm.start:
+            said.append(f"{name} starts from the weights of {origin_of(study, arm.start)}.")
+        if arm.cost_of:
+            said.append(
+                f"{name} is trained from scratch for as many further steps as the pretraining of "
+                f"{arm.cost_of} took seconds, at the pace of {study.control} with the same labels "
+                "and replicate."
+            )
+        if changes := changes_of(study, name):
+            differing = ", ".join(f"{key} {value}" for key, value in changes.items())
+            said.append(f"The fine-tuning of {name} differs from the other arms': {differing}.")
+    if (tune := study.tune) is not None:
+        rates = ", ".join(f"{rate:g}" for rate in tune.learning_rates)
+        said.append(
+            f"The learning rate of each arm was chosen from {rates} by the mean validation Dice of "
+            f"the last weights, with {tune.labelled} labelled subjects of order {tune.replicate}, "
+            "which no reported replicate uses."
+        )
+    if (bound := study.bound) is not None:
+        said.append(
+            f"For a bound, {bound.arm} was trained on every labelled candidate, with "
+            f"{bound.replicates} {'seed' if bound.replicates == 1 else 'seeds'}."
+        )
+    return said
+
+
+def changes_of(study: Study, arm: str) -> dict[str, Any]:
+    """Keys of `finetune` that really differ in an arm, with its values."""
+    own = study.finetune.changed_by(study.arms[arm].finetune).model_dump()
+    common = study.finetune.model_dump()
+    return {key: value for key, value in own.items() if value != common[key]}
+
+
+def write_table(path: str | Path, study: Study) -> None:
+    """Write the table as CSV."""
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        rows = [*trials(study), *bound_runs(study), *runs(study)]
+        writer.writerows(_cells(study, row) for row in rows)
+
+
+def _cells(study: Study, row: Row) -> Iterator[Any]:
+    yield from (row.stage, row.arm)
+    yield "all" if row.labelled is None else row.labelled
+    yield from (row.replicate, row.replicate)
+    yield "" if row.labelled is None else seed_of(row.replicate, row.labelled)
+    start = row.origin
+    yield "" if start is None else start.file or start.arm
+    yield "" if start is None or start.file else start.seed
+    known = isinstance(row.settings.steps, int)
+    steps = str(row.settings.steps) if known else "by the number of candidates"
+    yield f"{steps} + cost of {row.matched.pretraining.folder}" if row.matched else steps
+    if row.stage == "tune" and study.tune is not None:
+        yield " ".join(f"{rate:g}" for rate in study.tune.learning_rates)
+    else:
+        yield row.tuned or f"{row.settings.learning_rate:g}"
+    yield " ".join(row.controls)
