@@ -13,10 +13,12 @@ STAGES = {
     "plan": "derive spacing, crop, strides and intensity rule from the pool's images",
     "preprocess": "write the memory-mapped store",
     "pretrain": "train an encoder without labels",
+    "tune": "choose the learning rate of an arm on validation subjects",
     "finetune": "train a segmentation on few labels, from an encoder or from scratch",
     "predict": "write label maps on the original grid, of a study or of new scans",
     "evaluate": "measure predictions against references",
     "report": "write the answer as one HTML page",
+    "estimate": "say what a study will cost, before it is run",
     "schema": "regenerate the JSON Schemas and the key table",
     "clean": "remove what can be remade from a study's results",
 }

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from medcl.config import ConfigError, Study, load_study
 from medcl.files import sha256_of, write_text, write_yaml
-from medcl.study import protocol
+from medcl.study import projection, protocol
 
 SUMMARY = "summary.json"
 
@@ -204,6 +204,7 @@ class Flow:
         command = " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
         write_text(f"{self.root}/command.txt", command + "\n")
         protocol.write_table(f"{self.root}/protocol.csv", self.study)
+        print(f"{projection.sentence(self.study)}; `medcl estimate` says how long that takes")
 
 
 def flow(

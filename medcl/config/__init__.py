@@ -31,7 +31,6 @@ from medcl.config.study import (
     Phase,
     Predict,
     Pretrain,
-    Primary,
     Report,
     Split,
     Study,

@@ -120,7 +120,9 @@ def _arms(study: Study) -> Iterator[Problem]:
                 message = f"{other} starts from no pretraining; name an arm with `pretrain`"
                 yield ("arms", name, key), message, other
             elif key == "cost_of" and study.arms[origin].weights:
-                message = f"what the weights of {other} cost is not known; name an arm with `pretrain`"
+                message = (
+                    f"what the weights of {other} cost is not known; name an arm with `pretrain`"
+                )
                 yield ("arms", name, key), message, other
         if arm.finetune is not None:
             try:

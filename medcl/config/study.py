@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -169,23 +168,6 @@ class Evaluate(Section):
     )
 
 
-class Primary(Section):
-    """The comparisons the study is made for; Holm's correction runs over exactly these."""
-
-    metric: Literal["dice", "iou", "nsd", "hd95_mm", "assd_mm"] = Field(
-        "dice", description="what is compared, mean over the classes of a case"
-    )
-    weights: Literal["last", "selected"] = Field(
-        "last", description="of the last step, or selected on the validation subjects"
-    )
-    arms: list[Name] | None = Field(
-        None, description="arms compared with the control; absent: every pretrained arm"
-    )
-    labelled: list[Count] | None = Field(
-        None, description="label counts of the primary comparisons; absent: all"
-    )
-
-
 class Report(Section):
     """What the report shows."""
 
@@ -222,9 +204,6 @@ class Study(Section):
     )
     predict: Predict = Field(default_factory=Predict, description="sliding window")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="metrics")
-    primary: Primary = Field(
-        default_factory=Primary, description="the comparisons the study is made for"
-    )
     report: Report = Field(default_factory=Report, description="report")
 
     @field_validator("arms", mode="before")
@@ -252,19 +231,4 @@ class Study(Section):
     @model_validator(mode="after")
     def sections_fit(self) -> Study:
         protocol.check(self)
-        return self
-
-    @model_validator(mode="after")
-    def primary_is_there(self) -> Study:
-        for arm in self.primary.arms or ():
-            if arm not in self.arms:
-                near = get_close_matches(arm, self.arms, 1)
-                hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(self.arms)}"
-                raise ValueError(f"primary.arms: no arm is called '{arm}'; {hint}")
-        for count in self.primary.labelled or ():
-            if count not in self.labelled:
-                counts = ", ".join(map(str, self.labelled))
-                raise ValueError(
-                    f"primary.labelled: {count} is not in `labelled`; there are {counts}"
-                )
         return self

@@ -15,15 +15,16 @@ import torch
 from medcl import networks
 from medcl.config import Finetune, Network, load_section
 from medcl.data.plan import Plan, read_plan
-from medcl.data.splits import read_splits
+from medcl.data.splits import Splits, read_splits
 from medcl.data.store import Store, StoredVolume
 from medcl.errors import MedclError, TrainingFailed
 from medcl.networks.transfer import Transfer, transfer
 from medcl.segmentation.crops import LabelledCrops
 from medcl.segmentation.inference import predict_probabilities
 from medcl.segmentation.model import Segmentation
+from medcl.study.matching import match, tuned_rate, words_of
 from medcl.training import checkpoint
-from medcl.training.devices import place, relaunch, workers
+from medcl.training.devices import Place, place, relaunch, workers
 from medcl.training.fit import Fitted, fit
 from medcl.training.run import Outputs, on_cpu, open_store, seeded, work_folder
 from medcl.training.run import add_arguments as add_training_arguments
@@ -33,11 +34,19 @@ from medcl.views.augment import Augment
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", default="{}", help="the `finetune` section: YAML or a file")
-    parser.add_argument("--labelled", type=int, required=True, help="number of labelled subjects")
+    parser.add_argument(
+        "--labelled", required=True, help="number of labelled subjects, or all: every candidate"
+    )
     parser.add_argument(
         "--replicate", type=int, required=True, help="order the subset is taken from"
     )
-    parser.add_argument("--encoder", help="encoder.pt of a pretraining; absent: from scratch")
+    parser.add_argument(
+        "--encoder", help="encoder.pt, or a model.pt, to start from; absent: from scratch"
+    )
+    parser.add_argument("--tuned", help="tuned.yaml, which says the learning rate")
+    matched = parser.add_argument_group("a cost-matched control")
+    matched.add_argument("--cost-of", help="summary.json of the pretraining it matches")
+    matched.add_argument("--pace", help="summary.json of the same run from scratch")
     add_training_arguments(parser, "model.pt")
 
 
@@ -45,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
     relaunch(args.devices, sys.argv[1:])
     settings = load_section(Finetune, args.settings)
     options = load_section(Network, args.network)
-    plan = read_plan(args.plan)
+    plan, splits = read_plan(args.plan), read_splits(args.splits)
+    labelled = _count(args.labelled, splits, args.replicate)
     outputs = Outputs("finetune", Path(args.out), "model.pt", place(plan.threads))
     outputs.content = {
         "kind": "segmentation",
@@ -54,20 +64,26 @@ def run(args: argparse.Namespace) -> None:
         "network": options.model_dump(),
     }
     outputs.facts = {
-        "steps": settings.steps_for(args.labelled),
-        "seed": seed_of(args.replicate, args.labelled),
-        "labelled": args.labelled,
+        "steps": settings.steps_for(labelled),
+        "learning_rate": settings.learning_rate,
+        "seed": seed_of(args.replicate, labelled),
+        "labelled": labelled,
         "replicate": args.replicate,
         "encoder": args.encoder,
+        "tuned": args.tuned or None,
+        "matched": None,
         "transfer": None,
     }
-    key = {"stage": "finetune", "settings": settings.model_dump(exclude={"save_every_s"})}
-    key |= {"network": options.model_dump(), "labelled": args.labelled, "replicate": args.replicate}
-    files = {"store": args.store, "splits": args.splits, "plan": args.plan, "encoder": args.encoder}
-    work = work_folder(args.work, key, files)
     try:
-        model = _model(settings, options, plan, args.encoder, outputs.facts)
-        fitted = _train(model, settings, plan, args, outputs, work)
+        settings = _settled(settings, args, outputs.facts)
+        key = {"stage": "finetune", "settings": settings.model_dump(exclude={"save_every_s"})}
+        key |= {"network": options.model_dump(), "labelled": labelled, "replicate": args.replicate}
+        files = {"store": args.store, "splits": args.splits, "plan": args.plan}
+        work = work_folder(args.work, key, files | {"encoder": args.encoder})
+        model = start(settings, options, plan, args.encoder, outputs.facts)
+        fitted = train(
+            model, settings, plan, args.store, splits, outputs.facts, outputs.place, work
+        )
     except TrainingFailed as error:
         outputs.fail(error)
         return
@@ -78,7 +94,27 @@ def run(args: argparse.Namespace) -> None:
         shutil.rmtree(work)
 
 
-def _model(
+def _count(labelled: str, splits: Splits, replicate: int) -> int:
+    if labelled == "all":
+        return len(splits.candidates(replicate))
+    if not labelled.isdecimal():
+        raise MedclError(f"--labelled: got '{labelled}', expected a number of subjects, or all")
+    return int(labelled)
+
+
+def _settled(settings: Finetune, args: argparse.Namespace, facts: dict[str, Any]) -> Finetune:
+    """The settings with the learning rate and the number of steps that other runs decided."""
+    changes: dict[str, Any] = {"steps": facts["steps"]}
+    if args.tuned:
+        changes["learning_rate"] = facts["learning_rate"] = tuned_rate(args.tuned)
+    if args.cost_of:
+        facts["matched"] = match(args.cost_of, args.pace, facts["steps"])
+        changes["steps"] = facts["steps"] = facts["matched"]["steps"]
+        print(f"finetune: {words_of(facts['matched'])}", flush=True)
+    return settings.model_copy(update=changes)
+
+
+def start(
     settings: Finetune, options: Network, plan: Plan, encoder: str | None, facts: dict[str, Any]
 ) -> Segmentation:
     """The network every arm starts with, and over it the pretrained tensors, if any."""
@@ -91,28 +127,35 @@ def _model(
         )
     facts["parameters"] = sum(p.numel() for p in network.parameters())
     if encoder:
-        taken = _start_from(encoder, network)
-        facts["transfer"] = taken.to_dict()
-        print(f"finetune: {encoder}: {taken.sentence()}", flush=True)
+        taken, differing = _start_from(encoder, network, plan)
+        facts["transfer"] = taken.to_dict() | {"differing": differing}
+        for sentence in (taken.sentence(), *differing):
+            print(f"finetune: {encoder}: {sentence}", flush=True)
     weight = settings.foreground_weight
     return Segmentation(network, classes=len(plan.classes), foreground_weight=weight)
 
 
-def _train(
+def train(
     model: Segmentation,
     settings: Finetune,
     plan: Plan,
-    args: argparse.Namespace,
-    outputs: Outputs,
+    data: tuple[str, Splits],
+    facts: dict[str, Any],
+    place: Place,
     work: Path,
 ) -> Fitted:
-    store, splits = open_store(args.store, plan), read_splits(args.splits)
+    """Fit on the subset of `facts` (labelled, replicate, seed, steps) and note who was in it.
+
+    data: the store's manifest.json, and the splits.
+    """
+    store, splits = open_store(data[0], plan), data[1]
+    labelled, replicate = facts["labelled"], facts["replicate"]
     try:
-        subset = splits.subset(args.labelled, args.replicate)
+        subset = splits.subset(labelled, replicate)
     except MedclError as error:
         raise TrainingFailed(str(error)) from None
-    validation = splits.validation(args.labelled, args.replicate)
-    outputs.facts |= {"subset": subset, "validation": validation}
+    validation = splits.validation(labelled, replicate)
+    facts |= {"subset": subset, "validation": validation}
     items = LabelledCrops(
         store,
         _prepared(splits.cases_of(subset), store, "subset"),
@@ -127,14 +170,14 @@ def _train(
         model,
         items,
         settings,
-        steps=outputs.facts["steps"],
-        seed=outputs.facts["seed"],
-        place=outputs.place,
+        steps=facts["steps"],
+        seed=facts["seed"],
+        place=place,
         work=work,
-        what=f"finetune n={args.labelled} r={args.replicate}",
+        what=f"finetune n={labelled} r={replicate}",
         validate=(lambda: validation_dice(model.network, held, plan)) if held else None,
         validate_every=settings.validate_every,
-        workers=workers(outputs.place),
+        workers=workers(place),
     )
 
 
@@ -168,12 +211,28 @@ def validation_dice(network: torch.nn.Module, volumes: list[StoredVolume], plan:
     return float(np.mean(scores)) if scores else 0.0
 
 
-def _start_from(file: str, network: torch.nn.Module) -> Transfer:
-    """Take the pretrained tensors; a pretraining that failed is a failure of this run."""
+def _start_from(file: str, network: torch.nn.Module, plan: Plan) -> tuple[Transfer, list[str]]:
+    """Take the tensors of an encoder.pt or model.pt; also what its plan says otherwise.
+
+    A training that failed is a failure of this run.
+    """
     content = checkpoint.load(file)
     if content.get("status") == "failed":
-        raise TrainingFailed(f"{file}: its pretraining failed: {content['reason']}")
-    return transfer(network, content["network_weights"], content["trained"])
+        of = "pretraining" if content.get("kind") == "encoder" else "training"
+        raise TrainingFailed(f"{file}: its {of} failed: {content['reason']}")
+    if content.get("kind") == "segmentation":
+        weights, trained = content["weights"]["last"], [""]
+    elif content.get("kind") == "encoder":
+        weights, trained = content["network_weights"], content["trained"]
+    else:
+        raise MedclError(f"{file}: holds no encoder and no model; give an encoder.pt or a model.pt")
+    theirs, ours = content["plan"], plan.to_dict()
+    differing = [
+        f"{key}: made with {theirs.get(key)}, here {ours[key]}"
+        for key in ("modality", "spacing", "intensity")
+        if theirs.get(key) != ours[key]
+    ]
+    return transfer(network, weights, trained), differing
 
 
 def _network_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     settings = load_section(Pretrain, args.settings)
     options = load_section(Network, args.network)
     plan = read_plan(args.plan)
-    phases = _phases(settings)
+    phases = phases_of(settings)
     outputs = Outputs("pretrain", Path(args.out), "encoder.pt", place(plan.threads))
     outputs.content = {
         "kind": "encoder",
@@ -156,7 +156,7 @@ def _objective(phase: Pretrain | Phase, network: UNet, plan: Plan) -> Objective:
     return objectives.build(options, network, crop=plan.crop, spacing=plan.spacing)
 
 
-def _phases(settings: Pretrain) -> list[Pretrain]:
+def phases_of(settings: Pretrain) -> list[Pretrain]:
     """Each phase as a pretraining of its own."""
     alone = settings.model_copy(update={"then": []})
     later = [

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from medcl.files import replacing
-from medcl.study import arms
+from medcl.study import protocol
 from medcl.study.cost import seconds_of
 from medcl.study.measures import DICE, MEASURES, Measure
 from medcl.study.results import OK, Results, Run
@@ -73,7 +73,7 @@ def compare(results: Results) -> list[Comparison]:
     against = results.control
     names = sorted(results.study.arms, key=lambda arm: arm != against)
     found = [_compare(results, arm, n, against) for n in results.study.labelled for arm in names]
-    family = arms.primary_pairs(results.study)
+    family = protocol.primary_pairs(results.study)
     places = [i for i, item in enumerate(found) if (item.arm, item.labelled) in family]
     p = [item.difference.p if item.difference else None for item in (found[i] for i in places)]
     for place, adjusted in zip(places, holm(p), strict=True):
@@ -82,14 +82,13 @@ def compare(results: Results) -> list[Comparison]:
 
 
 def compare_further(results: Results) -> list[Comparison]:
-    """Every pretrained arm beside each further control; secondary, not corrected."""
-    against = arms.further_controls(results.study)
+    """Every arm beside its further controls; secondary, not corrected."""
+    study = results.study
     return [
         _compare(results, arm, n, other)
-        for n in results.study.labelled
-        for other in against
-        for arm in arms.pretrained(results.study)
-        if arm != other
+        for n in study.labelled
+        for arm in study.arms
+        for other in protocol.controls_of(study, arm)[1:]
     ]
 
 
@@ -114,6 +113,7 @@ def _compare(results: Results, arm: str, labelled: int, control: str | None) -> 
     chosen = results.study.primary
     given = {"weights": chosen.weights, "metric": chosen.metric}
     mean = mean_of(results, arm, labelled, **given)
+    pretrained = protocol.is_pretrained(results.study, arm)
     seeds = {results.seed_of(arm, run.replicate) for run in compared if run.status == OK}
     status = "partial" if missing else "ok"
     return Comparison(
@@ -124,7 +124,7 @@ def _compare(results: Results, arm: str, labelled: int, control: str | None) -> 
         mean,
         difference_of(results, arm, labelled, control, **given),
         "failed" if mean.mean is None else status,
-        len(seeds - {None}),
+        len(seeds) if pretrained else 0,
         seconds_of(results, arm, labelled),
         tuple(missing),
     )

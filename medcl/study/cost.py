@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from medcl.study import arms
+from medcl.config import origin_of
 from medcl.study.results import Results
 
 BEFORE = ("phantom", "ingest", "split", "plan", "preprocess")
@@ -43,12 +43,13 @@ def costs(results: Results) -> list[Cost]:
 def seconds_of(results: Results, arm: str, labelled: int) -> float | None:
     """Seconds that one model costs: its fine-tuning and the whole pretraining of its encoder.
 
-    Means over replicates and seeds; the pretraining counts in full at every label count.
+    Means over replicates and seeds; the pretraining counts in full at every label count, for each
+    arm that starts from it. What given weights cost is not known.
     """
     tuning = [_seconds(run.summary) for run in results.runs_of(arm, labelled)]
-    source = arms.encoder_arm(results.study, arm)
-    pretraining = [_seconds(item.summary) for item in results.pretrainings if item.arm == source]
-    parts = [_mean(tuning), _mean(pretraining) if source else 0.0]
+    origin = origin_of(results.study, arm)
+    pretraining = [_seconds(item.summary) for item in results.pretrainings if item.arm == origin]
+    parts = [_mean(tuning), _mean(pretraining) if origin else 0.0]
     known = [part for part in parts if part is not None]
     return math.fsum(known) if len(known) == len(parts) else None
 

@@ -127,7 +127,7 @@ def costs(curves: Curves, name: str, *, quantity: str) -> Drawing:
         else:
             axes.set_xscale("linear")
             axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(float(value))))
         axes.set_xlabel("pretraining and fine-tuning of one model")
         axes.set_ylabel(f"mean {quantity}")
         axes.legend(loc="best")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medcl.config import Evaluate, Finetune, Options, Pretrain, Study
-from medcl.study import arms
+from medcl.study import protocol as plan
 from medcl.study.measures import MEASURES
 from medcl.study.prose import listed, plural
-from medcl.study.results import OK, Results
+from medcl.study.results import Results
 from medcl.study.sentences import METHOD_SEEDS
 from medcl.study.statistics import MIN_REPLICATES
 
@@ -21,9 +21,8 @@ def protocol(results: Results) -> list[str]:
         for text in (
             _data(results),
             _pretraining(study, results),
-            _controls(study),
             _tuning(study.finetune, study, results),
-            _bound(results),
+            " ".join(plan.words(study)),
             _scoring(study.evaluate, study),
             _comparing(study, results.control) if results.control else None,
         )
@@ -104,37 +103,28 @@ def _tuning(tuning: Finetune, study: Study, results: Results) -> str:
         f"every class weighted {tuning.foreground_weight:g} times the background"
     )
     text += ", spatial and intensity augmentation" if tuning.augment else ", no augmentation"
-    if arms.pretrained(study):
+    if plan.pretrainings(study):
         text += ". Replicate r of a pretrained arm starts from pretraining seed r modulo the seeds"
     return f"{text}. {_tuned(results)} {_weights(tuning, study)}"
 
 
 def _differ(study: Study) -> str:
-    """In what arms differ."""
-    given = {name: arms.overrides(arm) for name, arm in study.arms.items()}
-    words = [
-        f"{name} ({', '.join(f'{key} {value}' for key, value in options.items())})"
-        for name, options in given.items()
-        if options
-    ]
-    if not words:
-        return "arms differ in the weights they start from and in nothing else."
-    return f"arms differ in the weights they start from and, in fine-tuning, {listed(words)}."
+    """In what arms differ; what else they differ in is said apart."""
+    more = any(arm.cost_of or plan.changes_of(study, name) for name, arm in study.arms.items())
+    start = "arms differ in the weights they start from and in nothing else"
+    return f"{start}, but for what is said below." if more else f"{start}."
 
 
 def _tuned(results: Results) -> str:
     """How the learning rates were found."""
+    if results.study.tune is None:
+        return "medcl tuned no setting: learning rates are those of the configuration."
     rates = [
         f"{arm} {float(found['learning_rate']):g}"
         for arm, found in results.tuned.items()
-        if "learning_rate" in found
+        if found.get("learning_rate") is not None
     ]
-    if not rates:
-        return "medcl tuned no setting: every arm has the learning rate of the configuration."
-    return (
-        "The peak learning rate of each arm was chosen, with the same effort, on the validation "
-        f"subjects of a replicate that is not reported: {listed(rates)}."
-    )
+    return f"Learning rates were tuned: {listed(rates) or 'none was found'}."
 
 
 def _weights(tuning: Finetune, study: Study) -> str:
@@ -151,27 +141,6 @@ def _weights(tuning: Finetune, study: Study) -> str:
     return f"Results are those of {selected}."
 
 
-def _controls(study: Study) -> str | None:
-    """What pretrained arms are held against beside training from scratch."""
-    found = []
-    for name in arms.further_controls(study):
-        arm = study.arms[name]
-        does = "is pretrained without contrast" if arm.pretrain else arms.described(arm)
-        found.append(f"{name} {does}")
-    return f"Further controls: {listed(found)}." if found else None
-
-
-def _bound(results: Results) -> str | None:
-    counts: dict[str, int] = {}
-    for run in results.bounds:
-        if run.status == OK:
-            counts[run.arm] = counts.get(run.arm, 0) + 1
-    if not counts:
-        return None
-    words = listed(f"{arm} ({plural(count, 'replicate')})" for arm, count in counts.items())
-    return f"As a bound, every labelled candidate was used to train {words}."
-
-
 def _scoring(evaluate: Evaluate, study: Study) -> str:
     return (
         f"Predictions were made with a sliding window (overlap {100 * study.predict.overlap:g} %) "
@@ -185,7 +154,7 @@ def _scoring(evaluate: Evaluate, study: Study) -> str:
 
 
 def _comparing(study: Study, control: str) -> str:
-    family = len(arms.primary_pairs(study))
+    family = len(plan.primary_pairs(study))
     step = f" / {family}" if family > 1 else ""
     return (
         f"Every arm is compared with the same replicates of {control}, paired by labelled "
@@ -194,13 +163,21 @@ def _comparing(study: Study, control: str) -> str:
         "two-way table, t distribution with Satterthwaite's degrees of freedom, 95 %, two-sided. "
         f"It needs {MIN_REPLICATES} replicates or more. {primary_words(study, control)} "
         "The difference the study could have seen is the one this precision finds with a power of "
-        f"80 % at the level 0.05{step}."
+        f"80 % at the level 0.05{step}.{_further(study)}"
     )
+
+
+def _further(study: Study) -> str:
+    found = plan.further_controls(study)
+    if not found:
+        return ""
+    does = "are further controls" if len(found) > 1 else "is a further control"
+    return f" {listed(found)} {does}, beside which pretrained arms are set in the same way."
 
 
 def primary_words(study: Study, control: str) -> str:
     """Which comparisons Holm's correction covers, and what the others are."""
-    pairs = arms.primary_pairs(study)
+    pairs = plan.primary_pairs(study)
     names = dict.fromkeys(arm for arm, _ in pairs)
     counts = dict.fromkeys(n for _, n in pairs)
     measure = MEASURES[study.primary.metric]
@@ -208,21 +185,27 @@ def primary_words(study: Study, control: str) -> str:
     return (
         f"Primary {'is' if len(pairs) == 1 else 'are'} {plural(len(pairs), 'comparison')}: mean "
         f"{measure.title}{weights} of {listed(names)} against {control} with {listed(counts)} "
-        f"labelled {'subject' if list(counts) == [1] else 'subjects'}. Their p values are corrected "
-        "after Holm; a gain or a loss is claimed where the interval excludes 0 and the corrected p "
-        "is below 0.05. All else (other arms, label counts and metrics, single classes, further "
-        "controls, bootstrap, Wilcoxon's test) is secondary and not corrected."
+        f"labelled {'subject' if list(counts) == [1] else 'subjects'}. Their p values are "
+        "corrected after Holm; a gain or a loss is claimed where the interval excludes 0 and the "
+        "corrected p is below 0.05. All else (other arms, label counts and metrics, single "
+        "classes, further controls, bootstrap, Wilcoxon's test) is secondary and not corrected."
     )
 
 
 def caveats(results: Results) -> list[str]:
     """What the intervals do not cover."""
     study, found = results.study, []
-    family = len(arms.primary_pairs(study))
+    family = len(plan.primary_pairs(study))
     if family > 1:
         found.append(
             f"Holm's correction covers the {family} primary comparisons. Intervals are those of "
             "single comparisons, and what is called secondary is not corrected."
+        )
+    border = [arm for arm, tuned in results.tuned.items() if tuned.get("border")]
+    if border:
+        found.append(
+            f"The learning rate chosen for {listed(border)} is the smallest or largest of those "
+            "tried; a rate beyond it might do better."
         )
     candidates = len(results.splits.candidates(0)) if results.splits else 0
     overlapping = [n for n in study.labelled if 2 * n > candidates > 0]
@@ -236,7 +219,7 @@ def caveats(results: Results) -> list[str]:
     single = [name for name, count in seeds.items() if count < METHOD_SEEDS]
     if single and results.control:
         found.append(
-            f"Fewer than {METHOD_SEEDS} pretraining seeds ({listed(single)}): what is said holds for the "
-            "encoders that were trained, not for the method."
+            f"Fewer than {METHOD_SEEDS} pretraining seeds ({listed(single)}): what is said holds "
+            "for the encoders that were trained, not for the method."
         )
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from medcl.study.results import OK, Run
 
+NONE = "–"
 UNKNOWN_SUBJECTS = "subject ids unknown: cases are treated as subjects"
 
 
@@ -48,7 +49,7 @@ def missing_words(runs: Iterable[Run], planned: int) -> str:
 def duration(seconds: float | None) -> str:
     """`42 s`, `12 min`, `3.4 h`; a dash where it is not known."""
     if seconds is None:
-        return "–"
+        return NONE
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

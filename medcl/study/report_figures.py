@@ -69,7 +69,7 @@ def full_label_bounds(results: Results) -> dict[str, tuple[float, int]]:
     """Arm -> its mean with every labelled candidate, as shown, and the number of replicates."""
     chosen = results.study.primary
     found: dict[str, list[float]] = {}
-    for run in results.bounds:
+    for run in results.bound:
         given = {"weights": chosen.weights, "metric": chosen.metric}
         values = [v for v in case_values(run, results.test_cases, **given) if not math.isnan(v)]
         if values:

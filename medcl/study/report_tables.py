@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcl.study import arms, prose
+from medcl.study import prose, protocol
 from medcl.study.cells import WHO, estimated, p_cell, rules_of, scaled
 from medcl.study.comparison import Comparison, case_table, lost_classes
 from medcl.study.cost import costs
 from medcl.study.measures import MEASURES
+from medcl.study.prose import NONE
 from medcl.study.resampling import SEED, bootstrap, wilcoxon
 from medcl.study.results import OK, Results
-from medcl.study.tables import NONE, Cell, Column, Number, Table
+from medcl.study.tables import Cell, Column, Number, Table
 
 
 def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
@@ -54,8 +55,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
         ". Classes at 0: in how many replicates the mean Dice of a class is 0. Seconds: mean "
         "fine-tuning"
     )
-    pretrained = arms.pretrained(results.study)
-    caption += " and one whole pretraining." if pretrained else "."
+    caption += " and one whole pretraining." if protocol.pretrainings(results.study) else "."
     return Table("answer", caption, tuple(columns), rows, rules_of(rows))
 
 

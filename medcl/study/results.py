@@ -17,13 +17,12 @@ from medcl.config import Study, load_study
 from medcl.data.cases import Case, read_cases
 from medcl.data.splits import Splits, read_splits
 from medcl.files import read_json, read_yaml
-from medcl.study import arms
+from medcl.study import protocol
 
 Scores = dict[tuple[str, str], dict[tuple[str, str], float]]
 Log = dict[str, list[float]]
 
 OK, FAILED, MISSING = "ok", "failed", "missing"
-ALL = 0
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,9 @@ class Pretraining:
 class Run:
     """One fine-tuning with its predictions and metrics; ok only if all three are there.
 
-    labelled: subjects of its subset, or ALL for a bound that has every labelled candidate.
-
     scores: (weights, metric) -> (case, class) -> value, nan where undefined.
     predictions: (weights, case) -> file. left_out: test case -> why it has no prediction.
+    bound: it is trained on every labelled candidate; `labelled` is then their number, 0 if unknown.
     """
 
     arm: str
@@ -62,11 +60,12 @@ class Run:
     predictions: dict[tuple[str, str], str] = field(default_factory=dict)
     prediction_seconds: float | None = None
     left_out: dict[str, str] = field(default_factory=dict)
+    bound: bool = False
 
     @property
     def name(self) -> str:
-        count = "all" if self.labelled == ALL else self.labelled
-        return f"{self.arm}, {count} labelled, replicate {self.replicate}"
+        labelled = "all" if self.bound else self.labelled
+        return f"{self.arm}, {labelled} labelled, replicate {self.replicate}"
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,14 @@ class Results:
     pretrainings: list[Pretraining]
     runs: list[Run]
     benchmarks: dict[str, tuple[float, float]]
-    bounds: list[Run] = field(default_factory=list)  # with every labelled candidate
-    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)  # arm -> its tuned.yaml
     unprepared: dict[str, str] = field(default_factory=dict)  # case -> why it is not in the store
+    bound: list[Run] = field(default_factory=list)  # trained on every labelled candidate
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)  # arm -> its tuned.yaml
 
     @property
     def control(self) -> str | None:
-        """The arm every other is compared with: the first that starts from scratch."""
-        return arms.control(self.study)
+        """The arm every other is compared with."""
+        return self.study.control
 
     @cached_property
     def test_cases(self) -> list[str]:
@@ -109,10 +108,9 @@ class Results:
         return bool(named) or self.study.dataset.subjects == "unknown"
 
     def seed_of(self, arm: str, replicate: int) -> int | None:
-        """The pretraining a replicate starts from: replicate modulo number of seeds."""
-        source = arms.encoder_arm(self.study, arm)
-        pretrain = self.study.arms[source].pretrain if source else None
-        return replicate % pretrain.seeds if pretrain else None
+        """The pretraining a replicate starts from, 0 for given weights; None from scratch."""
+        start = protocol.origin(self.study, arm, replicate)
+        return start.seed if start else None
 
     def runs_of(self, arm: str, labelled: int) -> list[Run]:
         """Runs of an arm at a label count, by replicate."""
@@ -133,11 +131,11 @@ def read_results(study_file: str | Path, folder: str | Path) -> Results:
         audit=_json(folder / "split/audit.json"),
         plan=read_yaml(plan_file) if plan_file.is_file() else {},
         pretrainings=list(_pretrainings(study, folder)),
-        runs=list(_runs(study, folder)),
+        runs=[_run(folder / row.folder, row) for row in protocol.runs(study)],
         benchmarks=_benchmarks(folder / "benchmark"),
-        bounds=list(_bounds(study, folder)),
-        tuned=_tuned(study, folder),
         unprepared=_json(folder / "store/manifest.json").get("failed", {}),
+        bound=[_run(folder / row.folder, row) for row in protocol.bound_runs(study)],
+        tuned=_tuned(study, folder),
     )
 
 
@@ -146,36 +144,20 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _pretrainings(study: Study, folder: Path) -> Iterator[Pretraining]:
-    for name, arm in study.arms.items():
-        for seed in range(arm.pretrain.seeds if arm.pretrain else 0):
-            place = folder / "pretrain" / name / f"s{seed}"
-            summary = _json(place / "summary.json")
-            status, reason = _status(summary, "pretraining")
-            yield Pretraining(name, seed, status, reason, summary, read_log(place / "log.csv"))
-
-
-def _runs(study: Study, folder: Path) -> Iterator[Run]:
-    for arm in study.arms:
-        for labelled in study.labelled:
-            for replicate in range(study.replicates):
-                place = folder / "finetune" / arm / f"n{labelled}" / f"r{replicate}"
-                yield _run(place, arm, labelled, replicate)
-
-
-def _bounds(study: Study, folder: Path) -> Iterator[Run]:
-    """Runs with every labelled candidate, as many as there are."""
-    for arm in study.arms:
-        places = sorted((folder / "bound" / arm).glob("r*"), key=lambda p: (len(p.name), p.name))
-        for place in places:
-            yield _run(place, arm, ALL, int(place.name[1:]))
+    for start in protocol.pretrainings(study):
+        place = folder / str(start.folder)
+        summary = _json(place / "summary.json")
+        status, reason = _status(summary, "pretraining")
+        log = read_log(place / "log.csv")
+        yield Pretraining(start.arm, start.seed, status, reason, summary, log)
 
 
 def _tuned(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
-    files = {arm: folder / "tune" / arm / "tuned.yaml" for arm in study.arms}
+    files = {row.arm: folder / row.folder / "tuned.yaml" for row in protocol.trials(study)}
     return {arm: read_yaml(file) for arm, file in files.items() if file.is_file()}
 
 
-def _run(place: Path, arm: str, labelled: int, replicate: int) -> Run:
+def _run(place: Path, row: protocol.Row) -> Run:
     summary = _json(place / "summary.json")
     predicted = _json(place / "predictions/predictions.json")
     status, reason = _status(summary, "fine-tuning")
@@ -193,7 +175,20 @@ def _run(place: Path, arm: str, labelled: int, replicate: int) -> Run:
     times = [item["seconds"] for item in predicted.get("cases", []) if "seconds" in item]
     seconds = math.fsum(times) if times else None
     left_out = predicted.get("failed", {})
-    return Run(arm, labelled, replicate, status, reason, summary, scores, files, seconds, left_out)
+    labelled = summary.get("labelled", 0) if row.labelled is None else row.labelled
+    return Run(
+        row.arm,
+        labelled,
+        row.replicate,
+        status,
+        reason,
+        summary,
+        scores,
+        files,
+        seconds,
+        left_out,
+        bound=row.labelled is None,
+    )
 
 
 def _status(outcome: dict[str, Any], what: str) -> tuple[str, str | None]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from medcl.files import replacing, write_text
 from medcl.study import markup
 from medcl.study.markup import Html, tag
+from medcl.study.prose import NONE
 from medcl.study.sentences import points
 
-NONE = "–"
 LATEX = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},

@@ -13,8 +13,8 @@ from make_results import Fake, make
 
 from medcl.files import read_json, write_json
 from medcl.stages import report as stage
-from medcl.study import figures, prose
-from medcl.study.comparison import compare, dice_table
+from medcl.study import drawing, methods
+from medcl.study.comparison import case_table, compare, compare_further
 from medcl.study.cost import costs, seconds_of
 from medcl.study.report import make_report
 from medcl.study.results import read_results
@@ -52,7 +52,7 @@ def page(written):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures take most of the time of a report: leave them out where nothing depends on them."""
-    monkeypatch.setattr(figures, "render", lambda draw, size, name: "<svg></svg>")
+    monkeypatch.setattr(drawing, "render", lambda figure, kind: b"<svg></svg>")
 
 
 def text_of(page):
@@ -104,7 +104,7 @@ def test_every_reference_within_a_figure_leads_to_an_element_of_the_page(page):
 
 def test_the_answer_comes_first_and_speaks_of_every_arm_and_label_count(page):
     text = text_of(page)
-    first = text.index("With 1 labelled subject, this method (voco)")
+    first = re.search(r"With 1 labelled subject, [^.]*this method \(voco\)", text).start()
     assert text.index("The answer") < first < text.index("Curves")
     for labelled in ("1 labelled subject,", "2 labelled subjects,", "4 labelled subjects,"):
         assert len(re.findall(f"With {labelled}.*?(voco|order)", text)) == 2
@@ -155,6 +155,16 @@ def test_a_pretraining_at_chance_is_said_in_plain_words(page):
 def test_undefined_distances_are_counted_beside_their_mean(page):
     # spleen of 9 test cases in 2 replicates has an empty prediction
     assert re.search(r"1 scratch \d+\.\d \[18\] \d+\.\d+ \[18\]", text_of(page))
+
+
+def test_lost_classes_stand_beside_the_gain_they_may_explain(page):
+    text = text_of(page)
+    assert re.search(
+        r"With 1 labelled subject, [^▲▼○]*this method \(voco\)[^▲▼○]*"
+        r"Replicates with a class at Dice 0: scratch: spleen 2/5\.",
+        text,
+    )
+    assert re.search(r"1 scratch [\d.]+ \([\d. to]+\) spleen 2/5 5 ", text)
 
 
 # ------------------------------------------------------------------------------- names
@@ -215,9 +225,12 @@ def test_the_table_holds_the_numbers_found_by_hand(written):
 
 def test_the_table_has_the_agreed_columns_and_an_empty_difference_for_scratch(written):
     header = (written / "comparison.csv").read_text().splitlines()[0]
-    assert header == "arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status"
+    agreed = "arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status"
+    assert header == f"{agreed},p_holm,detectable,primary,metric,weights"
     row = rows_of(written)["scratch", "1"]
     assert (row["difference"], row["low"], row["high"], row["p"]) == ("", "", "", "")
+    assert (row["p_holm"], row["primary"]) == ("", "no")
+    assert rows_of(written)["voco", "1"]["primary"] == "yes"
 
 
 def test_a_failed_run_makes_its_comparison_partial_and_is_named(written, page):
@@ -302,7 +315,7 @@ def test_a_case_undefined_in_one_run_leaves_every_comparison_it_belongs_to(tmp_p
     again = read_results(results.folder / "config.resolved.yaml", results.folder)
     scratch, voco = compare(again)
     assert (scratch.mean.undefined_cases, voco.difference.undefined_cases) == (0, 1)
-    assert np.isnan(dice_table(again, "voco", 1)).sum() == 1
+    assert np.isnan(case_table(again, "voco", 1)).sum() == 1
     assert "1 test case left out" in text_of(make_report(again).html)
 
 
@@ -345,21 +358,28 @@ def test_benchmark_files_time_the_stages_that_do_not_time_themselves(tmp_path):
 def test_figures_are_well_formed_and_told_apart(written):
     files = sorted((written / "figures").glob("*.svg"))
     names = {file.stem for file in files}
-    assert {"learning-curves", "differences", "cases-voco-n4", "pretraining-order"} <= names
+    assert {"learning-curves", "gains", "cost", "classes-n4", "cases-voco-n4"} <= names
+    assert "pretraining-order" in names
     assert sum(name.startswith("overlay-case-") for name in names) == 8
     for file in files:
         ET.parse(file)
+        assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_protocol_has_the_numbers_of_the_study(written):
     results = read_results(written / "config.resolved.yaml", written)
-    text = " ".join(prose.protocol(results))
+    text = " ".join(methods.protocol(results))
     for words in (
         "8 test subjects, 4 validation subjects and a pool of 15, of which 10 have a label",
         "2000 steps of batch 2",
         "1, 2 and 4 labelled subjects, 5 replicates each",
         "300 steps with 1, 300 steps with 2 and 600 steps with 4",
         "Satterthwaite",
+        "Primary are 6 comparisons: mean Dice of voco and order against scratch with 1, 2 and 4",
+        "corrected after Holm",
+        "with a power of 80 % at the level 0.05 / 6",
+        "medcl tuned no setting",
+        "3 seeds",
     ):
         assert words in text
 
@@ -367,7 +387,146 @@ def test_the_protocol_has_the_numbers_of_the_study(written):
 @pytest.mark.usefixtures("undrawn")
 def test_what_the_intervals_do_not_cover_is_said(tmp_path):
     results, _ = quick(tmp_path / "a", labelled=(1, 6), seeds={})
-    said = " ".join(prose.caveats(results))
-    assert "The study makes 2 comparisons" in said
+    said = " ".join(methods.caveats(results))
+    assert "Holm's correction covers the 2 primary comparisons" in said
     assert "With 6 of 10 labelled candidates" in said
     assert "Fewer than 3 pretraining seeds (voco)" in said
+
+
+# ------------------------------------------------------------------- primary and secondary
+
+
+def slow_holm(p):
+    """Holm's adjusted p values of a dictionary, by its definition."""
+    order, found, highest = sorted(p, key=p.get), {}, 0.0
+    for rank, key in enumerate(order):
+        highest = max(highest, min(1.0, p[key] * (len(p) - rank)))
+        found[key] = highest
+    return found
+
+
+def test_holm_runs_over_exactly_the_primary_comparisons(written):
+    rows = {key: row for key, row in rows_of(written).items() if row["primary"] == "yes"}
+    assert set(rows) == {(arm, n) for arm in ("voco", "order") for n in ("1", "2", "4")}
+    # the comparison that lost a replicate has no p value and still counts as one of the six
+    known = {key: float(row["p"]) for key, row in rows.items() if row["p"]}
+    assert set(rows) - set(known) == {("voco", "2")}
+    expected = slow_holm({**known, ("voco", "2"): 1.0})
+    for key in known:
+        assert float(rows[key]["p_holm"]) == pytest.approx(min(1.0, expected[key]), rel=1e-4)
+    assert rows["voco", "2"]["p_holm"] == ""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_primary_comparisons_are_those_the_study_names(tmp_path):
+    results, page = quick(
+        tmp_path / "a",
+        labelled=(1, 2),
+        effects={"voco": 0.06, "order": -0.03},
+        primary={"arms": ["order"], "labelled": [2], "metric": "nsd"},
+    )
+    found = {(c.arm, c.labelled): c for c in compare(results)}
+    assert [key for key, item in found.items() if item.primary] == [("order", 2)]
+    assert found["order", 2].p_holm == found["order", 2].difference.p
+    assert found["voco", 2].p_holm is None
+    text = text_of(page)
+    assert "Primary is 1 comparison: mean NSD of order against scratch with 2 labelled" in text
+    assert re.search(
+        r"With 2 labelled subjects, [^.]*\(voco\)[^;]*NSD points[^;]*; secondary", text
+    )
+    assert text.index("this encoder (order)") < text.index("(voco)")  # primary arms come first
+    row = run(results.folder / "config.resolved.yaml") and rows_of(results.folder)["order", "2"]
+    assert (row["metric"], row["primary"]) == ("nsd", "yes")
+    cases = case_table(results, "order", 2).mean(axis=0)
+    subjects = [(cases[0] + cases[1]) / 2, *cases[2:]]  # the first one was seen twice
+    assert float(row["dice"]) == pytest.approx(np.mean(subjects), rel=1e-5)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_pretrained_arms_are_set_beside_every_further_control(tmp_path):
+    results, page = quick(
+        tmp_path / "a",
+        effects={"voco": 0.06, "mae": 0.02},
+        controls=("mae",),
+        long=True,
+    )
+    pairs = [(c.arm, c.control) for c in compare_further(results)]
+    assert pairs == [("voco", "scratch-long"), ("voco", "mae")]
+    found = compare_further(results)[1]
+    expected = np.mean(case_table(results, "voco", 1) - case_table(results, "mae", 1), axis=0)
+    both = (expected[0] + expected[1]) / 2  # two visits of one subject
+    assert found.difference.mean == pytest.approx(np.mean([both, *expected[2:]]))
+    assert (found.primary, found.p_holm) == (False, None)
+    text = text_of(page)
+    sentences = [words for words in text.split("With ") if "; secondary" in words]
+    assert [" mae (" in words for words in sentences] == [False, True]
+    assert all("this method (voco)" in words for words in sentences)
+    assert "scratch-long and mae are further controls" in text
+    assert "scratch-long is trained from scratch for as many further steps" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_bound_with_all_labels_is_drawn_and_told(tmp_path):
+    results, page = quick(tmp_path / "a", bound=2)
+    values = [
+        value
+        for run in results.bound
+        for (weights, metric), table in run.scores.items()
+        for value in table.values()
+        if (weights, metric) == ("last", "dice")
+    ]
+    mean = 100 * float(np.mean(values))
+    said = text_of(page)
+    assert "Dashed: the bound with every labelled candidate (in brackets" in said
+    assert f"scratch {mean:.1f} (2)" in said
+    _, page = quick(tmp_path / "b")
+    assert "bound with every labelled candidate" not in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_waived_finding_heads_the_report(tmp_path):
+    waived = ({"kind": "near_duplicate", "cases": ["patient-000a", "patient-013a"]},)
+    _, page = quick(tmp_path / "a", waived=waived)
+    text = text_of(page)
+    words = "Waived finding of the leakage audit: near duplicate (case-"
+    assert text.index(words) < text.index("Does pretraining help?")
+    assert "patient-0" not in page
+
+
+def test_tables_are_written_as_csv_and_latex(written):
+    files = {file.name for file in (written / "tables").iterdir()}
+    for name in ("answer", "variance", "cost", "classes", "class_differences", "metrics"):
+        assert {f"{name}.csv", f"{name}.tex"} <= files
+    with open(written / "tables/answer.csv", newline="") as file:
+        rows = {(row["arm"], row["labelled"]): row for row in csv.DictReader(file)}
+    agreed = rows_of(written)["voco", "4"]
+    shown = rows["voco", "4"]
+    for key, name in (
+        ("mean", "dice"),
+        ("difference_low", "low"),
+        ("p", "p"),
+        ("seconds", "seconds"),
+    ):
+        assert float(shown[key]) == pytest.approx(
+            float(agreed[name]), abs=0.1 * (name == "seconds")
+        )
+    with open(written / "tables/metrics_per_class.csv", newline="") as file:
+        row = next(
+            r for r in csv.DictReader(file) if (r["class"], r["metric"]) == ("spleen", "hd95_mm")
+        )
+    assert row["replicates"] == "3"  # two of five have no spleen to measure a distance to
+
+
+def test_the_cost_names_device_and_memory_of_each_arm(tmp_path):
+    config = make(tmp_path / "a", Fake(**QUICK))
+    folder = tmp_path / "a/benchmark"
+    folder.mkdir()
+    head = "s\th:m:s\tmax_rss\tmax_vms\n"
+    (folder / "pretrain.voco.s0.tsv").write_text(f"{head}12.5\t0:00:12\t4210.5\t900\n")
+    file = tmp_path / "a/pretrain/voco/s0/summary.json"
+    write_json(file, {**read_json(file), "device": "cuda", "peak_memory_mb": 20000.0})
+    found = {(c.stage, c.arm): c for c in costs(read_results(config, config.parent))}
+    pretrain = found["pretrain", "voco"]
+    assert (pretrain.memory_mb, pretrain.device_mb) == (4210.5, 20000.0)
+    assert pretrain.device == "cpu, cuda"
+    assert (found["finetune", "voco"].device, found["finetune", "voco"].device_mb) == ("cpu", None)

@@ -23,7 +23,7 @@ rule finetune:
     params:
         settings=study.finetune,
         network=study.network,
-        labelled=lambda wildcards: wildcards.labelled,
+        labelled="{labelled}",
         out=study.folder,
         work=f"{study.root}/state/finetune/{{arm}}/n{{labelled}}/r{{replicate}}",
     shell:
