@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, FAINT = "#222222", "#8a8a8a"
-WIDE, SMALL = (6.4, 3.7), (3.1, 3.1)
+WIDE, SMALL = (7.6, 3.7), (3.1, 3.1)
 PNG_DPI = 200
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the reader's font

@@ -78,7 +78,7 @@ def learning_curves(
             axes.axhline(value, color=shade, lw=1.1, ls=DASHED, label=f"{arm}, all labels")
         _label_counts(axes, counts, validation)
         axes.set_ylabel(f"mean {quantity}")
-        axes.legend(loc="best")
+        _legend_beside(axes)
 
     return Drawing(draw, WIDE, name)
 
@@ -98,7 +98,7 @@ def gains(curves: Curves, name: str, *, quantity: str, control: str) -> Drawing:
             )  # fmt: skip
         _label_counts(axes, counts, None)
         axes.set_ylabel(f"{quantity}: difference to {control}")
-        axes.legend(loc="best")
+        _legend_beside(axes)
 
     return Drawing(draw, (WIDE[0], 3.2), name)
 
@@ -130,7 +130,7 @@ def costs(curves: Curves, name: str, *, quantity: str) -> Drawing:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(float(value))))
         axes.set_xlabel("pretraining and fine-tuning of one model")
         axes.set_ylabel(f"mean {quantity}")
-        axes.legend(loc="best")
+        _legend_beside(axes)
 
     return Drawing(draw, WIDE, name)
 
@@ -234,6 +234,11 @@ def smoothed(
     half = window // 2
     mean = np.array([y[max(0, i - half) : i + half + 1].mean() for i in range(len(y))])
     return x, y, mean
+
+
+def _legend_beside(axes: Axes) -> None:
+    """Outside the axes, where it hides nothing."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
 
 
 def _bars(points: Sequence[Point]) -> np.ndarray:

@@ -193,10 +193,15 @@ def further_controls(study: Study) -> list[str]:
 
 
 def primary_pairs(study: Study) -> list[tuple[str, int]]:
-    """(arm, label count) of the primary comparisons: the family of Holm's correction."""
+    """(arm, label count) of the primary comparisons: the family of Holm's correction.
+
+    Arms that are not named are those with a pretraining of this study; where there is none, all.
+    """
     if study.control is None:
         return []
-    named = study.primary.arms or [name for name in study.arms if name != study.control]
+    others = [name for name in study.arms if name != study.control]
+    pretrained = [name for name in others if is_pretrained(study, name)]
+    named = study.primary.arms or pretrained or others
     counts = study.primary.labelled or study.labelled
     return [(arm, n) for n in study.labelled if n in counts for arm in study.arms if arm in named]
 

@@ -31,16 +31,15 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
         Column("lost", "classes at 0", "t"),
         Column("replicates", "replicates", "n"),
         Column("seconds", "seconds", "n"),
-        Column("status", "status", "t"),
     ]
     rows: list[list[Cell]] = []
     for item in comparisons:
         row: list[Cell] = [str(item.labelled), item.arm, estimated(item.mean, measure)]
         if results.control:
-            p = item.difference.p if item.difference else None
-            row += [estimated(item.difference, measure, sign=True), p_cell(p), _holm(item)]
+            p = p_cell(item.difference.p) if item.difference else ""
+            row += [estimated(item.difference, measure, sign=True), p, _holm(item)]
         lost = lost_words(results, item.arm, item.labelled)
-        rows.append([*row, lost, item.replicates, Number(item.seconds, 0), item.status])
+        rows.append([*row, lost, _replicates(item, results), Number(item.seconds, 0)])
     caption = (
         f"Mean {measure.title} on the test subjects"
         + (" in points (times 100)" if measure.points else f" in {measure.unit}")
@@ -49,7 +48,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
     if results.control:
         caption += (
             f"; differences to {results.control} are paired. P after Holm: corrected over the "
-            "primary comparisons; without it a comparison is secondary and not corrected"
+            "primary comparisons; without it a comparison is secondary, or has no interval"
         )
     caption += (
         ". Classes at 0: in how many replicates the mean Dice of a class is 0. Seconds: mean "
@@ -57,6 +56,12 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
     )
     caption += " and one whole pretraining." if protocol.pretrainings(results.study) else "."
     return Table("answer", caption, tuple(columns), rows, rules_of(rows))
+
+
+def _replicates(item: Comparison, results: Results) -> Number:
+    """`5`, or `4 of 5` where some are missing."""
+    planned, found = results.study.replicates, item.replicates
+    return Number(found, text=str(found) if found == planned else f"{found} of {planned}")
 
 
 def lost_words(results: Results, arm: str, labelled: int) -> str:
@@ -183,4 +188,4 @@ def _complete(values: np.ndarray) -> np.ndarray:
 def _holm(item: Comparison) -> Cell:
     if item.difference is None:
         return ""
-    return p_cell(item.p_holm) if item.primary else "secondary"
+    return p_cell(item.p_holm)
