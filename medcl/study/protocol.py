@@ -238,8 +238,8 @@ def words(study: Study) -> list[str]:
         rates = ", ".join(f"{rate:g}" for rate in tune.learning_rates)
         said.append(
             f"The learning rate of each arm was chosen from {rates} by the mean validation Dice of "
-            f"the last weights, with {tune.labelled} labelled subjects of order {tune.replicate}, "
-            "which no reported replicate uses."
+            f"the last weights after training on the first {tune.labelled} of order "
+            f"{tune.replicate}, which no reported replicate uses."
         )
     if (bound := study.bound) is not None:
         said.append(

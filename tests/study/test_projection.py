@@ -1,0 +1,81 @@
+"""What a study is said to cost, from a pace that was given; expected numbers by hand."""
+
+import pytest
+
+from medcl.config import Study, load_study
+from medcl.study.projection import Pace, project, sentence, wall_seconds
+
+DATASET = {
+    "name": "heart",
+    "modality": "MR",
+    "classes": {"lv": 1},
+    "sources": [{"layout": "files", "path": "x"}],
+}
+PRETRAIN = {
+    "objective": "global_contrast",
+    "steps": 100,
+    "seeds": 2,
+    "then": [{"objective": "local_contrast", "steps": 50}],
+}
+PACE = Pace(
+    pretrain={"glocal": [1.0, 2.0]},
+    finetune={"scratch": 0.5, "glocal": 0.5, "long": 0.5},
+    validate={"scratch": 3.0, "glocal": 3.0, "long": 0.0},
+    predict=1.0,
+    start=4.0,
+)
+
+
+def study(**changed: object) -> Study:
+    arms = {"scratch": {}, "long": {"cost_of": "glocal"}, "glocal": {"pretrain": PRETRAIN}}
+    given = {"study": "s", "dataset": DATASET, "arms": arms, "labelled": [1, 4], "replicates": 3}
+    given |= {"finetune": {"steps": 20, "validate_every": 10}}
+    return load_study(given | {"split": {"test": 5, "validation": 3}} | changed)
+
+
+def test_the_hours_are_steps_times_pace_validations_and_the_start_of_each_process() -> None:
+    made = {(item.stage, item.arm): item for item in project(study(), PACE)}
+    pretrain = made["pretrain", "glocal"]
+    assert (pretrain.jobs, pretrain.steps) == (2, [150])
+    assert pretrain.seconds == 2 * (100 * 1.0 + 50 * 2.0 + 4)
+    # Two validations of 2 volumes with 1 label, of all 3 with 4 labels.
+    scratch = made["finetune", "scratch"]
+    assert scratch.seconds == 3 * (20 * 0.5 + 2 * 2 * 3 + 4) + 3 * (20 * 0.5 + 2 * 3 * 3 + 4)
+    assert scratch.longest == 20 * 0.5 + 18 + 4
+    # The 200 s of the pretraining are 400 steps of 0.5 s.
+    assert made["finetune", "long"].steps == [420]
+    assert made["finetune", "long"].seconds == 6 * (420 * 0.5 + 4)
+    assert made["predict", "all"].seconds == 18 * (2 * 5 * 1.0 + 4)
+
+
+def test_trial_runs_and_the_bound_are_counted() -> None:
+    tune = {"learning_rates": [1e-3, 2e-3, 4e-3], "labelled": 1, "steps": 10}
+    whole = study(tune=tune, bound={"arm": "scratch", "steps": 100})
+    made = {(item.stage, item.arm): item for item in project(whole, PACE)}
+    assert made["tune", "scratch"].seconds == 3 * (10 * 0.5 + 1 * 2 * 3) + 4
+    assert ("tune", "long") not in made
+    assert made["finetune, bound", "scratch"].seconds == 2 * (100 * 0.5 + 10 * 3 * 3 + 4)
+    assert made["predict", "all"].jobs == 18 + 2
+
+
+def test_what_could_not_be_timed_is_not_guessed() -> None:
+    pace = Pace({"glocal": None}, PACE.finetune, PACE.validate, None, 4.0)
+    made = {(item.stage, item.arm): item for item in project(study(), pace)}
+    unknown = {key for key, item in made.items() if item.seconds is None}
+    assert unknown == {("pretrain", "glocal"), ("finetune", "long"), ("predict", "all")}
+
+
+def test_jobs_run_side_by_side_but_a_stage_waits_for_the_one_before() -> None:
+    made = project(study(), PACE)
+    total = sum(item.seconds for item in made)
+    assert wall_seconds(made, 2) == pytest.approx(total / 2)
+    chain = 204 + (420 * 0.5 + 4) + 14
+    assert wall_seconds(made, 1000) == pytest.approx(chain)
+
+
+def test_the_amount_of_work_is_said_at_no_cost() -> None:
+    tune = {"learning_rates": [1e-3, 2e-3], "labelled": 1, "steps": 10}
+    assert sentence(study(tune=tune)) == (
+        "s: 2 pretrainings (300 steps), 2 tunings (40 steps), "
+        "18 fine-tunings (360 steps and those of equal cost)"
+    )

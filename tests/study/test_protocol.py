@@ -1,0 +1,146 @@
+"""The table of runs: who starts from what, by which order, seed, steps and learning rate."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from medcl.config import Study, load_study
+from medcl.study import protocol
+from medcl.training.seeds import seed_of
+
+DATASET = {
+    "name": "heart",
+    "modality": "MR",
+    "classes": {"lv": 1},
+    "sources": [{"layout": "files", "path": "x"}],
+}
+PRETRAIN = {"objective": "mae", "steps": 3, "seeds": 2}
+ARMS = {
+    "scratch": {},
+    "long": {"cost_of": "dense"},
+    "own": {"weights": "mine/encoder.pt"},
+    "mae": {"pretrain": PRETRAIN, "control": True},
+    "dense": {"pretrain": PRETRAIN},
+    "short": {"start": "dense", "finetune": {"steps": 7}},
+}
+TUNE = {"learning_rates": [1e-3, 1e-2], "labelled": 2}
+
+
+def study(**changed: object) -> Study:
+    given = {"study": "s", "dataset": DATASET, "arms": ARMS, "labelled": [1, 4], "replicates": 3}
+    return load_study(given | {"finetune": {"steps": {1: 20, 4: 50}}} | changed)
+
+
+def test_there_is_one_row_for_each_arm_label_count_and_replicate() -> None:
+    rows = protocol.runs(study())
+    assert len({row.folder for row in rows}) == len(rows) == 6 * 2 * 3
+    assert rows[0].folder == "finetune/scratch/n1/r0"
+
+
+def test_pretraining_seeds_go_to_replicates_in_turn_also_of_an_arm_that_starts_from_another() -> (
+    None
+):
+    for arm in ("dense", "short"):
+        folders = [protocol.run(study(), arm, 1, r).origin.folder for r in range(3)]
+        assert folders == ["pretrain/dense/s0", "pretrain/dense/s1", "pretrain/dense/s0"]
+    assert protocol.run(study(), "scratch", 1, 0).origin is None
+    assert protocol.run(study(), "own", 1, 2).origin.file == "mine/encoder.pt"
+
+
+def test_an_arm_that_starts_from_another_adds_no_pretraining() -> None:
+    folders = [start.folder for start in protocol.pretrainings(study())]
+    assert folders == [f"pretrain/{arm}/s{seed}" for arm in ("mae", "dense") for seed in (0, 1)]
+
+
+def test_seeds_that_no_replicate_uses_are_not_pretrained() -> None:
+    assert len(protocol.pretrainings(study(replicates=1))) == 2
+    bound = {"arm": "dense", "replicates": 2}
+    assert len(protocol.pretrainings(study(replicates=1, bound=bound))) == 3
+
+
+def test_steps_follow_the_label_count_and_an_arms_own_settings() -> None:
+    rows = {(row.arm, row.labelled): row.settings.steps for row in protocol.runs(study())}
+    assert (rows["scratch", 1], rows["scratch", 4]) == (20, 50)
+    assert (rows["short", 1], rows["short", 4]) == (7, 7)
+    assert protocol.changes_of(study(), "short") == {"steps": 7}
+    assert protocol.changes_of(study(), "dense") == {}
+
+
+def test_a_cost_matched_run_names_its_own_pretraining_and_the_same_run_from_scratch() -> None:
+    row = protocol.run(study(), "long", 4, 1)
+    assert row.origin is None
+    assert row.matched.pretraining.folder == "pretrain/dense/s1"
+    assert row.matched.pace == "finetune/scratch/n4/r1"
+    assert row.settings.steps == 50
+
+
+@pytest.mark.parametrize(
+    ("arm", "controls"),
+    [
+        ("scratch", ()),
+        ("long", ("scratch",)),
+        ("own", ("scratch",)),
+        ("mae", ("scratch",)),
+        ("dense", ("scratch", "long", "own", "mae")),
+        ("short", ("scratch", "long", "own", "mae")),
+        ("other", ("scratch", "own", "mae")),
+    ],
+)
+def test_pretrained_arms_stand_beside_every_control_that_fits_them(
+    arm: str, controls: tuple[str, ...]
+) -> None:
+    """`long` matches the cost of dense and says nothing of another pretraining."""
+    arms = ARMS | {"other": {"pretrain": PRETRAIN}}
+    assert protocol.controls_of(study(arms=arms), arm) == controls
+
+
+def test_the_trial_runs_take_an_order_nobody_reports_and_the_first_pretraining() -> None:
+    made = {row.arm: row for row in protocol.trials(study(tune=TUNE | {"steps": 9}))}
+    assert list(made) == ["scratch", "own", "mae", "dense", "short"]
+    dense = made["dense"]
+    assert (dense.folder, dense.replicate, dense.labelled) == ("tune/dense", 31, 2)
+    assert dense.origin.folder == "pretrain/dense/s0"
+    assert {row.settings.steps for row in made.values()} == {9}
+    assert protocol.trials(study()) == []
+
+
+def test_each_arm_takes_its_own_learning_rate_and_the_matched_one_that_of_the_control() -> None:
+    tuned = study(tune=TUNE)
+    assert protocol.run(tuned, "short", 1, 0).tuned == "tune/short/tuned.yaml"
+    assert protocol.run(tuned, "long", 1, 0).tuned == "tune/scratch/tuned.yaml"
+    assert protocol.run(study(), "short", 1, 0).tuned is None
+
+
+def test_the_bound_trains_one_arm_on_all_candidates() -> None:
+    first, second = protocol.bound_runs(study(bound={"arm": "dense", "steps": 99}, tune=TUNE))
+    assert [first.folder, second.folder] == ["bound/dense/r0", "bound/dense/r1"]
+    assert first.labelled is None
+    assert first.settings.steps == 99
+    assert second.origin.folder == "pretrain/dense/s1"
+    assert first.tuned == "tune/dense/tuned.yaml"
+    assert protocol.bound_runs(study()) == []
+
+
+def test_the_table_says_it_all(tmp_path: Path) -> None:
+    whole = study(bound={"arm": "scratch"}, tune=TUNE)
+    protocol.write_table(tmp_path / "protocol.csv", whole)
+    rows = list(csv.DictReader((tmp_path / "protocol.csv").read_text().splitlines()))
+    assert len(rows) == 36 + 2 + 5
+    (row,) = (r for r in rows if (r["arm"], r["labelled"], r["replicate"]) == ("long", "1", "2"))
+    assert row["steps"] == "20 + cost of pretrain/dense/s0"
+    assert row["learning_rate"] == "tune/scratch/tuned.yaml"
+    assert row["seed"] == str(seed_of(2, 1))
+    assert row["controls"] == "scratch"
+    assert {r["labelled"] for r in rows if r["stage"] == "bound"} == {"all"}
+
+
+def test_what_arms_have_not_in_common_is_said_in_words() -> None:
+    said = " ".join(protocol.words(study(tune=TUNE, bound={"arm": "scratch"})))
+    assert "short starts from the weights of dense." in said
+    assert "The fine-tuning of short differs from the other arms': steps 7." in said
+    assert "the pretraining of dense took seconds" in said
+    assert "own starts from given weights" in said
+    assert "chosen from 0.001, 0.01" in said
+    assert "scratch was trained on every labelled candidate, with 2 seeds" in said
+    assert protocol.words(study(arms={"scratch": {}})) == []

@@ -1,0 +1,108 @@
+"""What the workflow plans for a bound, for tuned learning rates, and for arms that need others."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from micro import MICRO, micro_study, snakemake
+from test_workflow import planned
+
+from medcl import workflow
+from medcl.config import load_study
+
+TRAINED = {"finetune": 1, "predict": 1, "evaluate": 1}
+TUNE = {"learning_rates": [1.0e-3, 1.0e-2], "labelled": 1}
+
+
+def with_arm(**arm: object) -> dict:
+    return MICRO["arms"] | {"more": arm}
+
+
+def pretend(folder: Path, study: str) -> None:
+    """Make every output of a study as an empty file, in the order of the jobs."""
+    text = snakemake("-n", "--forceall", "--configfile", study, cwd=folder).stdout
+    outputs = re.findall(r"^    output: (.+)$", text, re.MULTILINE)
+    made = [file for line in outputs for file in line.split(", ")]
+    moment = time.time() - 10 * len(made)
+    for number, file in enumerate(made):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+        os.utime(folder / file, (moment + number, moment + number))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"bound": {"arm": "mae"}},
+            {"finetune_bound": 2, "predict_bound": 2, "evaluate_bound": 2},
+        ),
+        ({"arms": with_arm(start="mae", finetune={"steps": 4})}, TRAINED),
+        ({"arms": with_arm(cost_of="mae")}, TRAINED),
+        ({"tune": TUNE}, {"tune": 2, "finetune": 2, "predict": 2, "evaluate": 2}),
+    ],
+    ids=["bound", "start", "cost", "tune"],
+)
+def test_growing_a_study_by_what_an_arm_can_ask_plans_only_what_is_new(
+    finished: Path, tmp_path: Path, changes: dict, expected: dict
+) -> None:
+    jobs = planned("--configfile", micro_study(tmp_path, **changes), cwd=finished)
+    assert jobs == expected | {"report": 1, "all": 1}
+
+
+def test_given_weights_start_an_arm_without_a_pretraining(finished: Path, tmp_path: Path) -> None:
+    weights = "results/micro/pretrain/mae/s0/encoder.pt"
+    study = micro_study(tmp_path, arms=with_arm(weights=weights))
+    assert planned("--configfile", study, cwd=finished) == TRAINED | {"report": 1, "all": 1}
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    study = micro_study(tmp_path, arms=with_arm(weights="mine/encoder.pt"))
+    done = snakemake("-n", "--configfile", study, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert "mine/encoder.pt" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, {}),
+        (
+            {"arms": with_arm(pretrain={"objective": "voco", "steps": 2})},
+            TRAINED | {"pretrain": 1, "tune": 1},
+        ),
+        ({"replicates": 2}, {"finetune": 2, "predict": 2, "evaluate": 2}),
+        ({"bound": {"arm": "scratch", "replicates": 3}}, {
+            "finetune_bound": 1, "predict_bound": 1, "evaluate_bound": 1,
+        }),
+    ],
+    ids=["nothing", "arm", "replicate", "seed of the bound"],
+)  # fmt: skip
+def test_another_arm_of_a_tuned_study_plans_its_own_tuning_alone(
+    tmp_path: Path, more: dict, expected: dict
+) -> None:
+    whole = {"tune": TUNE, "bound": {"arm": "scratch"}}
+    pretend(tmp_path, micro_study(tmp_path, **whole))
+    jobs = planned("--configfile", micro_study(tmp_path, **whole | more), cwd=tmp_path)
+    assert jobs == (expected | {"report": 1, "all": 1} if more else {})
+
+
+def test_the_settings_of_a_tuned_run_do_not_name_a_learning_rate() -> None:
+    wildcards = type("Wildcards", (), {"arm": "mae", "labelled": "1", "replicate": "0"})
+    plain, tuned = (workflow.Flow(load_study(MICRO | more)) for more in ({}, {"tune": TUNE}))
+    assert "learning_rate" in plain.finetune(wildcards)
+    assert "learning_rate" not in tuned.finetune(wildcards)
+    assert tuned.tuned_of(wildcards) == ["results/micro/tune/mae/tuned.yaml"]
+    assert plain.tuned_of(wildcards) == []
+
+
+def test_another_list_of_rates_changes_no_section_of_a_fine_tuning() -> None:
+    wildcards = type("Wildcards", (), {"arm": "mae", "labelled": "1", "replicate": "0"})
+    flows = [
+        workflow.Flow(load_study(MICRO | {"tune": TUNE | {"learning_rates": rates}}))
+        for rates in ([1e-3, 1e-2], [1e-3, 1e-4])
+    ]
+    assert len({flow.finetune(wildcards) for flow in flows}) == 1
+    assert len({flow.tune(wildcards) for flow in flows}) == 2
