@@ -14,7 +14,7 @@ from medcl.study.comparison import Comparison, case_table, case_values, differen
 from medcl.study.drawing import Drawing
 from medcl.study.markup import Html
 from medcl.study.measures import MEASURES, Measure
-from medcl.study.prose import listed, plural
+from medcl.study.prose import listed
 from medcl.study.results import Pretraining, Results
 from medcl.study.statistics import MIN_REPLICATES, Estimate, by_subject
 
@@ -159,7 +159,7 @@ def case_dots(results: Results, arm: str) -> list[Picture]:
             name=f"cases-{arm}-n{labelled}",
         )
         above = int((other > scratch).sum())
-        caption = f"{above} of {plural(len(scratch), 'test subject')} above the diagonal"
+        caption = f"{above} of {len(scratch)} above the diagonal"
         pictures.append(_picture(drawing, caption))
     return pictures
 

@@ -149,7 +149,7 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
         words = names.scrub(prose.diagnosis_words(item.status, item.reason, item.summary))
         ends = item.summary.get("final") or {}
         values = (final, chance, *(ends.get(key) for key in DIAGNOSTICS))
-        numbers = [f"{value:.3g}" if value is not None else prose.NONE for value in values]
+        numbers = [prose.NONE if v is None else f"{v:.3g}".replace("-", "−") for v in values]
         rows.append([item.arm, str(item.seed), words, *numbers])
     taken: list[list[object]] = []
     for arm, settings in results.study.arms.items():

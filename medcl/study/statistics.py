@@ -207,10 +207,9 @@ def components(values: Float[np.ndarray, "R C"]) -> Spread:
 def precision(spread: Spread, replicates: int, subjects: int) -> tuple[float, float]:
     """Standard error and degrees of freedom to expect of a study with these components."""
     residual = spread.residual**2
-    ms_r = subjects * spread.replicate**2 + residual
-    ms_c = replicates * spread.case**2 + residual
-    squares = (np.asarray(ms) for ms in (ms_r, ms_c, residual))
-    error, degrees = _precision(*squares, replicates, subjects)
+    ms_r = np.asarray(subjects * spread.replicate**2 + residual)
+    ms_c = np.asarray(replicates * spread.case**2 + residual)
+    error, degrees = _precision(ms_r, ms_c, np.asarray(residual), replicates, subjects)
     return float(error), float(degrees)
 
 

@@ -459,8 +459,9 @@ def test_pretrained_arms_are_set_beside_every_further_control(tmp_path):
     assert (found.primary, found.p_holm) == (False, None)
     text = text_of(page)
     sentences = [words for words in text.split("With ") if "; secondary" in words]
-    assert [" mae (" in words for words in sentences] == [False, True]
-    assert all("this method (voco)" in words for words in sentences)
+    assert "between scratch-long and training from scratch" in sentences[0]
+    assert all("this method (voco)" in words for words in sentences[1:])
+    assert [" mae (" in words for words in sentences] == [False, False, True]
     assert "scratch-long and mae are further controls" in text
     assert "scratch-long is trained from scratch for as many further steps" in text
 
