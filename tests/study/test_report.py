@@ -18,6 +18,7 @@ from medcl.study.comparison import case_table, compare, compare_further
 from medcl.study.cost import costs, seconds_of
 from medcl.study.report import make_report
 from medcl.study.results import read_results
+from medcl.study.statistics import detectable_difference
 
 FULL = Fake(
     failed=(("voco", 2, 3),),
@@ -435,11 +436,23 @@ def test_the_primary_comparisons_are_those_the_study_names(tmp_path):
         r"With 2 labelled subjects, [^.]*\(voco\)[^;]*NSD points[^;]*; secondary", text
     )
     assert text.index("this encoder (order)") < text.index("(voco)")  # primary arms come first
+    alone = found["order", 2].difference
+    assert alone.detectable == detectable_difference(alone.error, alone.degrees)
     row = run(results.folder / "config.resolved.yaml") and rows_of(results.folder)["order", "2"]
     assert (row["metric"], row["primary"]) == ("nsd", "yes")
     cases = case_table(results, "order", 2).mean(axis=0)
     subjects = [(cases[0] + cases[1]) / 2, *cases[2:]]  # the first one was seen twice
     assert float(row["dice"]) == pytest.approx(np.mean(subjects), rel=1e-5)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_primary_comparison_could_have_seen_heeds_the_size_of_its_family(tmp_path):
+    results, _ = quick(tmp_path / "a", effects={"voco": 0.06, "order": -0.03})
+    _, first, _ = compare(results)
+    found = first.difference
+    expected = detectable_difference(found.error, found.degrees, level=0.05 / 2)
+    assert found.detectable == pytest.approx(expected)
+    assert found.detectable > detectable_difference(found.error, found.degrees)
 
 
 @pytest.mark.usefixtures("undrawn")

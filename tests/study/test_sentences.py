@@ -50,7 +50,7 @@ def test_an_interval_that_includes_zero_says_what_the_study_could_have_seen():
 
 @pytest.mark.parametrize("interval", [(0.0, 0.06), (-0.06, 0.0), (-1e-9, 0.06), (-0.06, 1e-9)])
 def test_an_interval_that_touches_zero_is_neither_gain_nor_loss(interval):
-    text = say(interval=interval, p=0.05, p_holm=0.05)
+    text = say(interval=interval, p=0.05)
     assert "no measurable difference" in text
     assert not any(word in text for word in (" gains ", " loses ", "no effect"))
 
