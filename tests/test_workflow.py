@@ -137,13 +137,18 @@ def test_nested_values_on_the_command_line_are_refused() -> None:
 # ------------------------------------------------------------------------------ the flow itself
 
 
-def test_pretraining_seeds_are_assigned_to_replicates_in_turn() -> None:
+def test_a_replicate_starts_from_the_pretraining_that_is_its_turn() -> None:
     arms = {"scratch": {}, "mae": {"pretrain": {"objective": "mae", "steps": 3, "seeds": 2}}}
     flow = workflow.Flow(load_study(MICRO | {"arms": arms, "replicates": 3}))
-    seeds = [flow.encoder("mae", replicate).split("/")[-2] for replicate in range(3)]
-    assert seeds == ["s0", "s1", "s0"]
-    assert len(flow.pretrainings("summary.json")) == 2
-    assert flow.encoder("scratch", 0) == ""
+
+    def encoder(arm: str, replicate: int) -> list[str]:
+        words = {"arm": arm, "labelled": "1", "replicate": str(replicate)}
+        return flow.encoder_of(type("Wildcards", (), words))
+
+    assert encoder("mae", 1) == ["results/micro/pretrain/mae/s1/encoder.pt"]
+    assert encoder("mae", 2) == ["results/micro/pretrain/mae/s0/encoder.pt"]
+    assert encoder("scratch", 0) == []
+    assert len([file for file in flow.made() if "/pretrain/" in file]) == 2
 
 
 def test_more_pretraining_seeds_change_no_section_of_those_that_exist() -> None:

@@ -224,9 +224,13 @@ class Study(Section):
 
     @property
     def control(self) -> str | None:
-        """The arm every other is compared with: the first from scratch; None for a lone arm."""
-        scratch = (name for name, arm in self.arms.items() if arm.from_scratch)
-        return next(scratch, None) if len(self.arms) > 1 else None
+        """The arm every other is compared with; None for a lone arm.
+
+        The first from scratch, one with the study's own fine-tuning before one with another.
+        """
+        scratch = [name for name, arm in self.arms.items() if arm.from_scratch]
+        plain = [name for name in scratch if self.arms[name].finetune is None]
+        return (plain or scratch)[0] if len(self.arms) > 1 and scratch else None
 
     @model_validator(mode="after")
     def sections_fit(self) -> Study:

@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medcl import networks, objectives
-from medcl.config import Pretrain, Study, Training, load_study
+from medcl.config import Finetune, Pretrain, Study, Training, load_study
 from medcl.data.plan import Measured, Plan, make_plan, read_plan
 from medcl.data.store import Store, write_case, write_manifest
 from medcl.data.strides import BUDGET
@@ -105,7 +106,7 @@ def _measure(study: Study, plan: Plan, root: Path, folder: Path, here: Place, st
             assert settings is not None
             pretrain[start.arm] = _tried(
                 f"pretrain of {start.arm}",
-                lambda s=settings: _pretraining(study, s, plan, store, folder, here, steps),
+                partial(_pretraining, study, settings, plan, store, folder, here, steps),
             )
     finetune: dict[str, float | None] = {}
     validate: dict[str, float] = {}
@@ -121,11 +122,11 @@ def _measure(study: Study, plan: Plan, root: Path, folder: Path, here: Place, st
         if key not in timed:
             timed[key] = _tried(
                 f"finetune of {row.arm}",
-                lambda r=row: _tuning(study, r.settings, plan, store, folder, here, steps),
+                partial(_tuning, study, row.settings, plan, store, folder, here, steps),
             )
         step, once = timed[key] or (None, 0.0)
         finetune[row.arm], validate[row.arm] = step, once
-    predict = _tried("predict", lambda: _prediction(study, plan, store, here))
+    predict = _tried("predict", partial(_prediction, study, plan, store, here))
     return Pace(pretrain, finetune, validate, predict, _process())
 
 
@@ -186,7 +187,13 @@ def _pretraining(
 
 
 def _tuning(
-    study: Study, settings: Any, plan: Plan, store: Store, folder: Path, here: Place, steps: int
+    study: Study,
+    settings: Finetune,
+    plan: Plan,
+    store: Store,
+    folder: Path,
+    here: Place,
+    steps: int,
 ) -> tuple[float, float]:
     """Seconds of a step, and of the validation of a volume."""
     model = _segmentation(study, plan)

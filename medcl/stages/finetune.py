@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> None:
     }
     try:
         settings = _settled(settings, args, outputs.facts)
-        key = {"stage": "finetune", "settings": settings.model_dump(exclude={"save_every_s"})}
-        key |= {"network": options.model_dump(), "labelled": labelled, "replicate": args.replicate}
+        key: dict[str, Any] = {"stage": "finetune", "network": options.model_dump()}
+        key |= {"settings": settings.model_dump(exclude={"save_every_s"})}
+        key |= {"labelled": labelled, "replicate": args.replicate}
         files = {"store": args.store, "splits": args.splits, "plan": args.plan}
         work = work_folder(args.work, key, files | {"encoder": args.encoder})
         model = start(settings, options, plan, args.encoder, outputs.facts)
-        fitted = train(
-            model, settings, plan, args.store, splits, outputs.facts, outputs.place, work
-        )
+        data = (args.store, splits)
+        fitted = train(model, settings, plan, data, outputs.facts, outputs.place, work)
     except TrainingFailed as error:
         outputs.fail(error)
         return

@@ -48,10 +48,10 @@ def project(study: Study, pace: Pace) -> list[Projected]:
     """
     found = []
     seeds = Counter(start.arm for start in protocol.pretrainings(study))
-    for arm, jobs in seeds.items():
+    for arm, count in seeds.items():
         steps = _pretraining_steps(study, arm)
         job = _pretraining_seconds(study, arm, pace)
-        found.append(_summed("pretrain", arm, [steps] * jobs, [job] * jobs, pace))
+        found.append(_summed("pretrain", arm, [steps], [job] * count, pace))
     rates = len(study.tune.learning_rates) if study.tune else 0
     for stage, rows in (
         ("tune", protocol.trials(study)),

@@ -31,7 +31,7 @@ def choose(study: Path, out: Path, rates: list[float], *more: str, **settings: o
 def test_the_rate_with_the_best_validation_is_chosen_and_all_are_written(
     study: Path, tmp_path: Path
 ) -> None:
-    tuned = choose(study, tmp_path, [1e-12, 1e-2], steps=25)
+    tuned = choose(study, tmp_path, [1e-12, 1e-2], steps=12)
     low, high = tuned["tried"]
     assert low["validation_dice"] != high["validation_dice"]
     best = max((low, high), key=lambda trial: trial["validation_dice"])
@@ -68,6 +68,18 @@ def test_a_failed_pretraining_fails_every_trial_with_its_reason(
     tuned = choose(study, tmp_path / "tune", [1e-3, 1e-2], *encoder)
     assert tuned["status"] == "failed"
     assert "its pretraining failed" in tuned["reason"]
+
+
+def test_a_killed_tuning_repeats_no_rate_it_has_tried(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(tune.shutil, "rmtree", lambda *_, **__: None)
+    first = choose(study, tmp_path, [1e-3, 1e-2])
+    capsys.readouterr()
+    again = choose(study, tmp_path, [1e-3, 1e-2])
+    assert capsys.readouterr().out.count("resumed at step 3") == 2
+    scores = [[trial["validation_dice"] for trial in made["tried"]] for made in (first, again)]
+    assert scores[0] == scores[1]
 
 
 def trials(*scores: float | None) -> list[dict]:

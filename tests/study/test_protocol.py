@@ -95,6 +95,14 @@ def test_pretrained_arms_stand_beside_every_control_that_fits_them(
     assert protocol.controls_of(study(arms=arms), arm) == controls
 
 
+def test_the_control_is_the_first_arm_from_scratch_with_the_studys_own_fine_tuning() -> None:
+    other = {"finetune": {"augment": False}}
+    assert study().control == "scratch"
+    assert study(arms={"plain": other, "scratch": {}}).control == "scratch"
+    assert study(arms={"plain": other, "mae": {"pretrain": PRETRAIN}}).control == "plain"
+    assert study(arms={"scratch": {}}).control is None
+
+
 def test_the_trial_runs_take_an_order_nobody_reports_and_the_first_pretraining() -> None:
     made = {row.arm: row for row in protocol.trials(study(tune=TUNE | {"steps": 9}))}
     assert list(made) == ["scratch", "own", "mae", "dense", "short"]
