@@ -45,7 +45,8 @@ def test_the_finished_study_has_an_answer_and_plans_nothing_more(finished: Path)
     results = finished / "results" / "micro"
     assert "<html" in (results / "report.html").read_text()[:500].lower()
     header, *rows = (results / "comparison.csv").read_text().splitlines()
-    assert header == ("arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status")
+    agreed = "arm,labelled,replicates,dice,difference,low,high,p,cases,seconds,status"
+    assert header == f"{agreed},p_holm,detectable,primary,metric,weights"
     assert [row.split(",")[0] for row in rows] == ["scratch", "mae"]
     assert planned("--configfile", str(finished / "micro.yaml"), cwd=finished) == {}
 

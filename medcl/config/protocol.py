@@ -33,7 +33,7 @@ class Primary(Section):
         "last", description="of the last step, or selected by validation"
     )
     arms: list[Name] | None = Field(
-        None, min_length=1, description="compared with the control; absent: all but the control"
+        None, min_length=1, description="compared with the control; absent: every pretrained arm"
     )
     labelled: list[Count] | None = Field(
         None, min_length=1, description="numbers of labelled subjects; absent: all"

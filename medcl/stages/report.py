@@ -41,6 +41,6 @@ def run(args: argparse.Namespace) -> None:
         write_text(files[0], report.html)
     else:
         files = write_report(report, results, args.out)
-    shown = ", ".join(file.name for file in files if file.suffix != ".svg")
-    pictures = sum(file.suffix == ".svg" for file in files)
-    print(f"wrote {shown}, {pictures} figures to {args.out}", flush=True)
+    shown = ", ".join(file.name for file in files if file.parent == Path(args.out))
+    pictures, tables = (sum(f.suffix == kind for f in files) for kind in (".svg", ".tex"))
+    print(f"wrote {shown}, {pictures} figures and {tables} tables to {args.out}", flush=True)

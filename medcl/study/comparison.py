@@ -9,24 +9,22 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from medcl.files import replacing
+from medcl.study import protocol
 from medcl.study.cost import seconds_of
+from medcl.study.measures import DICE, MEASURES, Measure
 from medcl.study.results import OK, Results, Run
-from medcl.study.statistics import Estimate, estimate
+from medcl.study.statistics import LEVEL, Estimate, detectable_difference, estimate, holm
 
 COLUMNS = [
     "arm", "labelled", "replicates", "dice", "difference", "low", "high", "p", "cases", "seconds",
-    "status",
-]  # fmt: skip
-CLASS_COLUMNS = [
-    "arm", "labelled", "class", "metric", "mean", "replicates", "values", "undefined",
+    "status", "p_holm", "detectable", "primary", "metric", "weights",
 ]  # fmt: skip
 
 
@@ -35,17 +33,26 @@ class Comparison:
     """An arm at a label count; `difference` is None for the control and for a lone arm.
 
     status: ok, partial (some replicates of the arm or of the control are missing) or failed (the
-    arm has no result). `seeds` counts the pretrainings behind the compared replicates.
+    arm has no result). `seeds` counts the pretrainings behind the compared replicates. `family` is
+    the number of primary comparisons this one is corrected for; 0 makes it a secondary one.
     """
 
     arm: str
     labelled: int
+    control: str | None
+    measure: Measure
     mean: Estimate
     difference: Estimate | None
     status: str
     seeds: int
     seconds: float | None
     missing: tuple[Run, ...]
+    family: int = 0
+    p_holm: float | None = None
+
+    @property
+    def primary(self) -> bool:
+        return self.family > 0
 
     @property
     def replicates(self) -> int:
@@ -54,65 +61,121 @@ class Comparison:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Of the difference."""
-        found = self.difference
-        if found is None or found.low is None or found.high is None:
-            return None
-        return found.low, found.high
+        return self.difference.interval if self.difference else None
 
 
 def compare(results: Results) -> list[Comparison]:
-    """One comparison per label count and arm, the control first."""
-    arms = sorted(results.study.arms, key=lambda arm: arm != results.control)
-    return [_compare(results, arm, n) for n in results.study.labelled for arm in arms]
+    """One comparison with the control per label count and arm, the control first.
+
+    The primary ones are corrected after Holm, and the difference each could have seen is that at
+    the level of the correction's first step.
+    """
+    against = results.control
+    names = sorted(results.study.arms, key=lambda arm: arm != against)
+    found = [_compare(results, arm, n, against) for n in results.study.labelled for arm in names]
+    family = protocol.primary_pairs(results.study)
+    places = [i for i, item in enumerate(found) if (item.arm, item.labelled) in family]
+    p = [item.difference.p if item.difference else None for item in (found[i] for i in places)]
+    for place, adjusted in zip(places, holm(p), strict=True):
+        found[place] = _corrected(found[place], adjusted, len(family))
+    return found
 
 
-def _compare(results: Results, arm: str, labelled: int) -> Comparison:
+def compare_further(results: Results) -> list[Comparison]:
+    """Every arm beside its further controls; secondary, not corrected."""
+    study = results.study
+    return [
+        _compare(results, arm, n, other)
+        for n in study.labelled
+        for arm in study.arms
+        for other in protocol.controls_of(study, arm)[1:]
+    ]
+
+
+def _corrected(item: Comparison, p_holm: float | None, family: int) -> Comparison:
+    found = item.difference
+    if found is not None and found.error is not None and found.degrees is not None:
+        seen = detectable_difference(found.error, found.degrees, level=LEVEL / family)
+        found = replace(found, detectable=seen)
+    return replace(item, difference=found, p_holm=p_holm, family=family)
+
+
+def _compare(results: Results, arm: str, labelled: int, control: str | None) -> Comparison:
     runs = results.runs_of(arm, labelled)
     missing = [run for run in runs if run.status != OK]
-    values = dice_table(results, arm, labelled)
-    subjects = [results.splits.subject_of[c] for c in results.test_cases] if results.splits else []
-    mean = estimate(values, subjects)
-    difference = None
     compared = runs
-    if results.control is not None and arm != results.control:
-        beside = results.runs_of(results.control, labelled)
+    if control is not None and arm != control:
+        beside = results.runs_of(control, labelled)
         missing += [run for run in beside if run.status != OK]
-        control = dice_table(results, results.control, labelled)
-        difference = estimate(values - control, subjects)
         compared = [
             run for run, other in zip(runs, beside, strict=True) if run.status == other.status == OK
         ]
+    chosen = results.study.primary
+    given = {"weights": chosen.weights, "metric": chosen.metric}
+    mean = mean_of(results, arm, labelled, **given)
+    pretrained = protocol.is_pretrained(results.study, arm)
     seeds = {results.seed_of(arm, run.replicate) for run in compared if run.status == OK}
-    status = "failed" if mean.mean is None else "partial" if missing else "ok"
+    status = "partial" if missing else "ok"
     return Comparison(
         arm,
         labelled,
+        control,
+        MEASURES[chosen.metric],
         mean,
-        difference,
-        status,
-        len(seeds - {None}),
+        difference_of(results, arm, labelled, control, **given),
+        "failed" if mean.mean is None else status,
+        len(seeds) if pretrained else 0,
         seconds_of(results, arm, labelled),
         tuple(missing),
     )
 
 
-def dice_table(
-    results: Results, arm: str, labelled: int, *, weights: str = "last", metric: str = "dice"
-) -> Float[np.ndarray, "R C"]:
-    """Value of each replicate and test case, mean over defined classes; nan where there is none."""
+def mean_of(
+    results: Results, arm: str, labelled: int, *, weights: str = "last", metric: str = "dice",
+    name: str | None = None,
+) -> Estimate:  # fmt: skip
+    """Mean of an arm over replicates and test subjects, of all classes or of the class `name`."""
+    table = case_table(results, arm, labelled, weights=weights, metric=metric, name=name)
+    return estimate(table, results.test_subjects)
+
+
+def difference_of(
+    results: Results, arm: str, labelled: int, control: str | None, *, weights: str = "last",
+    metric: str = "dice", name: str | None = None,
+) -> Estimate | None:  # fmt: skip
+    """Paired difference to `control`; None for the control itself and where there is none."""
+    if control is None or arm == control:
+        return None
+    mine, other = (
+        case_table(results, one, labelled, weights=weights, metric=metric, name=name)
+        for one in (arm, control)
+    )
+    return estimate(mine - other, results.test_subjects)
+
+
+def case_table(
+    results: Results, arm: str, labelled: int, *, weights: str = "last", metric: str = "dice",
+    name: str | None = None,
+) -> Float[np.ndarray, "R C"]:  # fmt: skip
+    """Value of each replicate and test case, mean over defined classes; nan where there is none.
+
+    `name` takes one class alone.
+    """
     runs = results.runs_of(arm, labelled)
-    rows = [case_values(run, results.test_cases, weights=weights, metric=metric) for run in runs]
-    return np.array(rows, dtype=float).reshape(len(runs), len(results.test_cases))
+    cases = results.test_cases
+    rows = [case_values(run, cases, weights=weights, metric=metric, name=name) for run in runs]
+    return np.array(rows, dtype=float).reshape(len(runs), len(cases))
 
 
 def case_values(
-    run: Run, cases: Sequence[str], *, weights: str = "last", metric: str = "dice"
-) -> list[float]:
+    run: Run, cases: Sequence[str], *, weights: str = "last", metric: str = "dice",
+    name: str | None = None,
+) -> list[float]:  # fmt: skip
     """Mean over the defined classes of each case; nan throughout for a run that is not ok."""
     defined: dict[str, list[float]] = {case: [] for case in cases}
     if run.status == OK:
-        for (case, _), value in run.scores.get((weights, metric), {}).items():
-            if case in defined and not math.isnan(value):
+        for (case, of), value in run.scores.get((weights, metric), {}).items():
+            if case in defined and not math.isnan(value) and name in (None, of):
                 defined[case].append(value)
     return [math.fsum(values) / len(values) if values else math.nan for values in defined.values()]
 
@@ -127,65 +190,62 @@ def class_values(
     return [value for (_, of), value in table.items() if of == name]
 
 
-def collapsed(results: Results) -> list[tuple[str, int, str, list[int]]]:
-    """Classes with a mean Dice of 0 in some replicate: arm, labelled, class, replicates."""
-    found = []
-    for arm in results.study.arms:
-        for labelled in results.study.labelled:
-            for name in results.study.dataset.classes:
-                lost = []
-                for run in results.runs_of(arm, labelled):
-                    values = [v for v in class_values(run, name) if not math.isnan(v)]
-                    if values and max(values) == 0:
-                        lost.append(run.replicate)
-                if lost:
-                    found.append((arm, labelled, name, lost))
+def lost_classes(results: Results, arm: str, labelled: int) -> dict[str, list[int]]:
+    """Classes with a mean Dice of 0 -> the replicates in which they are lost."""
+    found: dict[str, list[int]] = {}
+    weights = results.study.primary.weights
+    for name in results.study.dataset.classes:
+        for run in results.runs_of(arm, labelled):
+            values = [v for v in class_values(run, name, weights=weights) if not math.isnan(v)]
+            if values and max(values) == 0:
+                found.setdefault(name, []).append(run.replicate)
     return found
 
 
-def write_comparison(path: str | Path, comparisons: Sequence[Comparison]) -> None:
-    """Write comparison.csv: Dice and differences as fractions, empty where there is none."""
+def collapsed(results: Results) -> list[tuple[str, int, str, list[int]]]:
+    """Lost classes of the whole study: arm, labelled, class, replicates."""
+    return [
+        (arm, labelled, name, lost)
+        for arm in results.study.arms
+        for labelled in results.study.labelled
+        for name, lost in lost_classes(results, arm, labelled).items()
+    ]
+
+
+def write_comparison(path: str | Path, comparisons: Sequence[Comparison], results: Results) -> None:
+    """Write comparison.csv: Dice and differences as fractions, empty where there is none.
+
+    `dice` is always the mean Dice; the difference is that of the primary metric, named at the end.
+    """
+    weights = results.study.primary.weights
     rows = []
     for item in comparisons:
         other = item.difference
         change = (other.mean, other.low, other.high, other.p) if other else (None,) * 4
+        mean = item.mean
+        if item.measure != DICE:
+            mean = mean_of(results, item.arm, item.labelled, weights=weights)
         rows.append(
             [
                 item.arm,
                 item.labelled,
                 item.replicates,
-                *map(_text, (item.mean.mean, *change)),
+                *map(_text, (mean.mean, *change)),
                 (other or item.mean).cases,
                 _text(item.seconds, ".1f"),
                 item.status,
+                _text(item.p_holm),
+                _text(other.detectable if other else None),
+                "yes" if item.primary else "no",
+                item.measure.key,
+                weights,
             ]
         )
-    _write(path, COLUMNS, rows)
-
-
-def write_classes(path: str | Path, results: Results) -> None:
-    """Write metrics_per_class.csv: means over replicates and test cases, of the last weights."""
-    rows: list[list[Any]] = []
-    for arm in results.study.arms:
-        for labelled in results.study.labelled:
-            done = [run for run in results.runs_of(arm, labelled) if run.status == OK]
-            metrics = sorted({m for run in done for w, m in run.scores if w == "last"})
-            for name in results.study.dataset.classes:
-                for metric in metrics:
-                    values = [v for run in done for v in class_values(run, name, metric=metric)]
-                    known = [v for v in values if not math.isnan(v)]
-                    mean = math.fsum(known) / len(known) if known else None
-                    counts = [len(done), len(known), len(values) - len(known)]
-                    rows.append([arm, labelled, name, metric, _text(mean), *counts])
-    _write(path, CLASS_COLUMNS, rows)
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
 
 
 def _text(value: float | None, form: str = ".6g") -> str:
     return "" if value is None else f"{value:{form}}"
-
-
-def _write(path: str | Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)

@@ -14,13 +14,18 @@ BEFORE = ("phantom", "ingest", "split", "plan", "preprocess")
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of all `jobs` of a stage (of one arm) and the largest memory of one of them."""
+    """Seconds of all `jobs` of a stage (of one arm) and the largest memory of one of them.
+
+    `memory_mb` is resident memory, `device_mb` that of a GPU; `device` is where a training ran.
+    """
 
     stage: str
     arm: str | None
     jobs: int
     seconds: float
     memory_mb: float | None
+    device: str | None = None
+    device_mb: float | None = None
 
 
 def costs(results: Results) -> list[Cost]:
@@ -53,9 +58,9 @@ def _of_arm(results: Results, arm: str) -> Iterator[Cost]:
     pretrainings = [item.summary for item in results.pretrainings if item.arm == arm]
     runs = [run for run in results.runs if run.arm == arm]
     if any(pretrainings):
-        yield _trained("pretrain", arm, pretrainings)
+        yield _trained(results, "pretrain", arm, pretrainings)
     if any(run.summary for run in runs):
-        yield _trained("finetune", arm, [run.summary for run in runs])
+        yield _trained(results, "finetune", arm, [run.summary for run in runs])
     if _jobs(results, "predict", arm):
         yield _benchmarked(results, "predict", arm)
     elif times := [run.prediction_seconds for run in runs if run.prediction_seconds is not None]:
@@ -64,19 +69,36 @@ def _of_arm(results: Results, arm: str) -> Iterator[Cost]:
         yield _benchmarked(results, "evaluate", arm)
 
 
-def _trained(stage: str, arm: str, summaries: Iterable[dict]) -> Cost:
+def _trained(results: Results, stage: str, arm: str, summaries: Iterable[dict]) -> Cost:
+    """A training's own seconds; on a GPU its own memory is the GPU's, so Snakemake's is added."""
     made = [summary for summary in summaries if summary]
     seconds = [_seconds(summary) or 0.0 for summary in made]
-    memory = [summary.get("peak_memory_mb") for summary in made]
-    return Cost(stage, arm, len(made), math.fsum(seconds), _largest(memory))
+    own: dict[bool, list[float | None]] = {True: [], False: []}
+    for summary in made:
+        own[summary.get("device") == "cuda"].append(summary.get("peak_memory_mb"))
+    resident = [*own[False], *(memory for _, memory in _jobs(results, stage, arm))]
+    devices = sorted({str(summary["device"]) for summary in made if summary.get("device")})
+    return Cost(
+        stage,
+        arm,
+        len(made),
+        math.fsum(seconds),
+        _largest(resident),
+        ", ".join(devices) or None,
+        _largest(own[True]),
+    )
 
 
 def _jobs(results: Results, stage: str, arm: str | None) -> list[tuple[float, float]]:
-    """Benchmarks `<stage>` or `<stage>.<arm>.n<labels>.r<replicate>`; names of arms hold dots."""
+    """Benchmarks `<stage>`, `pretrain.<arm>.s<seed>` or `<stage>.<arm>.n<labels>.r<replicate>`.
+
+    Names of arms may hold dots.
+    """
     start = stage if arm is None else f"{stage}.{arm}"
+    end = ".s" if stage == "pretrain" else ".n"
     found = []
     for name, values in results.benchmarks.items():
-        owner = name.rsplit(".n", 1)[0] if arm is not None else name
+        owner = name.rsplit(end, 1)[0] if arm is not None else name
         if owner == start:
             found.append(values)
     return found

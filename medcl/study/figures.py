@@ -1,51 +1,26 @@
-"""Figures as SVG text: pure functions of numbers, no time or host in them.
-
-Colours are Okabe and Ito's, told apart with any colour vision; every arm also has its own marker.
-"""
+"""The figures of a report: pure functions of numbers."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK, FAINT = "#222222", "#8a8a8a"
-WIDE, SMALL = (6.4, 3.7), (3.1, 3.1)
-STYLE = {
-    "svg.fonttype": "none",  # text stays text: small, searchable, in the reader's font
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-}
+from medcl.study.drawing import COLOURS, FAINT, INK, SMALL, WIDE, Drawing, colour, marker
+from medcl.study.prose import duration
+
+DASHED = (0, (4, 3))
 
 
 @dataclass(frozen=True)
 class Point:
-    """An arm at a label count: mean and interval (nan where there is none), in points.
+    """An arm at a label count: mean and interval (nan where there is none), as shown.
 
-    `dots` are the values of the replicates.
+    `dots` are the values of the replicates; `seconds` what one model costs.
     """
 
     labelled: int
@@ -53,94 +28,171 @@ class Point:
     low: float = math.nan
     high: float = math.nan
     dots: Sequence[float] = field(default=())
+    seconds: float = math.nan
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a forest plot: a class and an arm, with the number that is the arm's colour."""
+
+    label: str
+    number: int
+    point: Point
+    group: str
 
 
 Curves = Mapping[str, Sequence[Point]]
 
 
-def learning_curves(curves: Curves, name: str, validation: Mapping[int, int]) -> str:
-    """Mean Dice of each arm against the number of labelled subjects, replicates as dots.
+def learning_curves(
+    curves: Curves,
+    name: str,
+    validation: Mapping[int, int],
+    *,
+    quantity: str,
+    bounds: Mapping[str, float],
+) -> Drawing:
+    """Mean of each arm against the number of labelled subjects, replicates as dots.
 
     `validation`: labelled count -> validation subjects used with it, which are labelled too.
+    `bounds`: arm -> its mean with every labelled subject, drawn as a line.
     """
 
     def draw(axes: Axes) -> None:
         counts = sorted({p.labelled for points in curves.values() for p in points})
-        apart = 0.025 * max(1.0, math.log2(counts[-1] / counts[0]))  # arms side by side
+        apart = _apart(counts)
         for number, (arm, points) in enumerate(curves.items()):
-            shift = 2 ** (apart * (number - (len(curves) - 1) / 2))
-            x = shift * np.array([p.labelled for p in points])
-            colour = COLOURS[number % len(COLOURS)]
+            x = _beside(points, number, len(curves), apart)
             for centre, point in zip(x, points, strict=True):
                 axes.plot(
-                    [centre * 2 ** (0.4 * apart)] * len(point.dots),
-                    point.dots,
-                    "o",
-                    ms=3.5,
-                    mew=0,
-                    c=colour,
-                    alpha=0.45,
-                )
-            means = [p.mean for p in points]
+                    [centre * 2 ** (0.4 * apart)] * len(point.dots), point.dots, "o",
+                    ms=3.5, mew=0, c=colour(number), alpha=0.45,
+                )  # fmt: skip
             axes.errorbar(
-                x, means, yerr=_bars(points), c=colour, lw=1.6, elinewidth=1.1, capsize=2.5,
-                marker=MARKERS[number % len(MARKERS)], ms=6, label=arm,
+                x, [p.mean for p in points], yerr=_bars(points), c=colour(number), lw=1.6,
+                elinewidth=1.1, capsize=2.5, marker=marker(number), ms=6, label=arm,
             )  # fmt: skip
+        names = list(curves)
+        for arm, value in bounds.items():
+            shade = colour(names.index(arm)) if arm in names else INK
+            axes.axhline(value, color=shade, lw=1.1, ls=DASHED, label=f"{arm}, all labels")
         _label_counts(axes, counts, validation)
-        axes.set_ylabel("mean Dice (points)")
-        axes.legend(loc="best")
+        axes.set_ylabel(f"mean {quantity}")
+        _legend_beside(axes)
 
-    return render(draw, WIDE, name)
+    return Drawing(draw, WIDE, name)
 
 
-def differences(curves: Curves, name: str) -> str:
-    """Paired difference of each arm to scratch with its interval, one row per label count."""
-    rows = [(arm, point) for arm, points in curves.items() for point in points]
-    arms = list(curves)
+def gains(curves: Curves, name: str, *, quantity: str, control: str) -> Drawing:
+    """Paired difference of each arm to the control against the number of labelled subjects."""
+
+    def draw(axes: Axes) -> None:
+        counts = sorted({p.labelled for points in curves.values() for p in points})
+        apart = _apart(counts)
+        axes.axhline(0, color=INK, lw=0.9)
+        for number, (arm, points) in enumerate(curves.items(), start=1):
+            axes.errorbar(
+                _beside(points, number - 1, len(curves), apart), [p.mean for p in points],
+                yerr=_bars(points), c=colour(number), lw=1.6, elinewidth=1.1, capsize=2.5,
+                marker=marker(number), ms=6, label=arm,
+            )  # fmt: skip
+        _label_counts(axes, counts, None)
+        axes.set_ylabel(f"{quantity}: difference to {control}")
+        _legend_beside(axes)
+
+    return Drawing(draw, (WIDE[0], 3.2), name)
+
+
+def costs(curves: Curves, name: str, *, quantity: str) -> Drawing:
+    """Mean of each arm against what one model costs; label counts stand beside the markers."""
+
+    def draw(axes: Axes) -> None:
+        for number, (arm, points) in enumerate(curves.items()):
+            shown = [p for p in points if math.isfinite(p.seconds) and p.seconds > 0]
+            axes.plot(
+                [p.seconds for p in shown], [p.mean for p in shown], c=colour(number), lw=1.0,
+                marker=marker(number), ms=6, label=arm,
+            )  # fmt: skip
+            for p in shown:
+                axes.annotate(
+                    str(p.labelled), (p.seconds, p.mean), xytext=(5, 4),
+                    textcoords="offset points", fontsize=8.5, color=colour(number),
+                )  # fmt: skip
+        axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        ticks = [t for t in _TIMES if low <= t <= high]
+        if len(ticks) > 1:
+            axes.xaxis.set_major_locator(FixedLocator(ticks))
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_xscale("linear")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(float(value))))
+        axes.set_xlabel("pretraining and fine-tuning of one model")
+        axes.set_ylabel(f"mean {quantity}")
+        _legend_beside(axes)
+
+    return Drawing(draw, WIDE, name)
+
+
+_TIMES = [
+    *(1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 2400, 3600, 7200, 18000, 36000),
+    *(72000, 180000, 360000, 720000),
+]
+
+
+def forest(rows: Sequence[Row], name: str, *, title: str, quantity: str) -> Drawing:
+    """Differences with their intervals, one line each, with a gap between groups."""
+    places, y = [], 0.0
+    for number, row in enumerate(rows):
+        y += 0.0 if not number else 1.0 if row.group == rows[number - 1].group else 1.5
+        places.append(y)
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=INK, lw=0.9)
-        for y, (arm, point) in enumerate(rows):
-            number = arms.index(arm) + 1
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        for place, row in zip(places, rows, strict=True):
             axes.errorbar(
-                point.mean, y, xerr=_bars([point]), c=colour, marker=marker, ms=6, lw=1.6, capsize=3
-            )
-        axes.set_yticks(range(len(rows)))
-        axes.set_yticklabels([f"{arm}, {point.labelled} labelled" for arm, point in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+                row.point.mean, place, xerr=_bars([row.point]), c=colour(row.number),
+                marker=marker(row.number), ms=5, lw=1.5, capsize=2.5,
+            )  # fmt: skip
+        axes.set_yticks(places, [row.label for row in rows])
+        axes.set_ylim(places[-1] + 0.7, -0.7)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("Dice difference to training from scratch (points)")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_title(title)
+        axes.set_xlabel(quantity)
 
-    return render(draw, (WIDE[0], 0.9 + 0.33 * len(rows)), name)
+    return Drawing(draw, (3.3, 1.0 + 0.24 * (places[-1] + 1)), name)
 
 
 def case_dots(
     scratch: Sequence[float],
     arm: Sequence[float],
     *,
-    arm_name: str,
+    names: tuple[str, str],
     title: str,
     limits: tuple[float, float],
+    quantity: str,
     name: str,
-) -> str:
-    """Each test subject: its Dice after training from scratch (x) and with the arm (y)."""
+) -> Drawing:
+    """Each test subject: its value with the control (x) and with the arm (y)."""
 
     def draw(axes: Axes) -> None:
-        axes.plot(limits, limits, color=FAINT, lw=0.9, ls=(0, (4, 3)))
+        axes.plot(limits, limits, color=FAINT, lw=0.9, ls=DASHED)
         axes.plot(scratch, arm, "o", ms=5, mew=0.6, mec="white", c=COLOURS[1], alpha=0.85)
         ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=4)
-        axes.set_xticks(shown := [t for t in ticks.tick_values(*limits) if 0 <= t <= 100])
+        shown = [t for t in ticks.tick_values(*limits) if limits[0] <= t <= limits[1]]
+        axes.set_xticks(shown)
         axes.set_yticks(shown)
         axes.set_xlim(limits)
         axes.set_ylim(limits)
         axes.set_aspect("equal")
         axes.set_title(title)
-        axes.set_xlabel("Dice from scratch (points)")
-        axes.set_ylabel(f"Dice with {arm_name} (points)")
+        axes.set_xlabel(f"{quantity}, {names[0]}")
+        axes.set_ylabel(f"{quantity}, {names[1]}")
 
-    return render(draw, SMALL, name)
+    return Drawing(draw, SMALL, name)
 
 
 def losses(
@@ -149,24 +201,23 @@ def losses(
     chance: float | None,
     title: str,
     name: str,
-) -> str:
+) -> Drawing:
     """Pretraining loss of each seed against the step, smoothed, with the chance level."""
 
     def draw(axes: Axes) -> None:
         for number, (label, (steps, values)) in enumerate(logs.items(), start=1):
-            colour = COLOURS[number % len(COLOURS)]
             x, raw, smooth = smoothed(steps, values)
-            axes.plot(x, raw, c=colour, lw=0.6, alpha=0.35)
-            axes.plot(x, smooth, c=colour, lw=1.6, label=label)
+            axes.plot(x, raw, c=colour(number), lw=0.6, alpha=0.35)
+            axes.plot(x, smooth, c=colour(number), lw=1.6, label=label)
         if chance is not None:
-            axes.axhline(chance, color=INK, lw=0.9, ls=(0, (4, 3)), label="chance")
+            axes.axhline(chance, color=INK, lw=0.9, ls=DASHED, label="chance")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
         axes.legend(loc="best")
 
-    return render(draw, (3.3, 2.5), name)
+    return Drawing(draw, (3.3, 2.5), name)
 
 
 def smoothed(
@@ -185,38 +236,34 @@ def smoothed(
     return x, y, mean
 
 
-def render(draw: Callable[[Axes], None], size: tuple[float, float], name: str) -> str:
-    """Draw on fresh axes; `name` makes the ids of this SVG differ from those of any other."""
-    style: Any = {**STYLE, "svg.hashsalt": name}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.add_subplot())
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(text.getvalue(), name)
-
-
-def _inline(svg: str, name: str) -> str:
-    """Without XML head and metadata, scaling with its column, with ids of its own."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.S)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    width = re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)
-    pixels = round(float(width[1]) * 4 / 3) if width else 600
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    return svg.replace("<svg", f'<svg role="img" style="width:{pixels}px"', 1).strip()
+def _legend_beside(axes: Axes) -> None:
+    """Outside the axes, where it hides nothing."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
 
 
 def _bars(points: Sequence[Point]) -> np.ndarray:
     return np.array([[p.mean - p.low for p in points], [p.high - p.mean for p in points]])
 
 
-def _label_counts(axes: Axes, counts: Sequence[int], validation: Mapping[int, int]) -> None:
+def _apart(counts: Sequence[int]) -> float:
+    """Distance of neighbouring arms at one label count, in octaves."""
+    return 0.025 * max(1.0, math.log2(counts[-1] / counts[0]))
+
+
+def _beside(points: Sequence[Point], number: int, arms: int, apart: float) -> np.ndarray:
+    """Label counts, moved so that arm `number` stands beside the others."""
+    return 2 ** (apart * (number - (arms - 1) / 2)) * np.array([p.labelled for p in points])
+
+
+def _label_counts(axes: Axes, counts: Sequence[int], validation: Mapping[int, int] | None) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(list(counts)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(list(counts), [f"{n} + {validation.get(n, 0)}" for n in counts])
+    words = [f"{n} + {validation.get(n, 0)}" if validation is not None else str(n) for n in counts]
+    axes.set_xticks(list(counts), words)
     if len(counts) == 1:
         axes.set_xlim(counts[0] / 1.5, counts[0] * 1.5)
-    axes.set_xlabel("labelled subjects: for training + for validation")
+    both = validation is not None
+    axes.set_xlabel(
+        "labelled subjects: for training + for validation" if both else "labelled subjects"
+    )

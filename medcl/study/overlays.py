@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Integer
+from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from medcl.data.volume import Volume, reorient
@@ -20,6 +21,7 @@ from medcl.data.volume import Volume, reorient
 REFERENCE, PREDICTION = "#e69f00", "#56b4e9"
 COARSER = 1.5
 MARGIN_MM = 20.0
+PNG_INCHES = 3.0
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,44 @@ def overlay(found: Slice, number: int, title: str) -> str:
     )
 
 
-def outline(label: Integer[np.ndarray, "H W"], spacing: tuple[float, float]) -> str:
-    """Path data (mm) around the region of every class."""
+def overlay_png(found: Slice, number: int) -> bytes:
+    """The picture of `overlay` as a PNG file."""
+    height, width = (
+        n * step / 25.4 for n, step in zip(found.image.shape, found.spacing, strict=True)
+    )
+    scale = PNG_INCHES / max(height, width)
+    figure = Figure(figsize=(scale * width, scale * height))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.axis("off")
+    low, high = _window_of(found.image)
+    axes.imshow(found.image, cmap="gray", vmin=low, vmax=high, aspect="auto", interpolation="none")
+    labels = ((found.reference, REFERENCE), (found.predictions[number], PREDICTION))
+    for thickness, dark in ((2.6, True), (1.4, False)):  # both dark rims first
+        for label, colour in labels:
+            for line in contours(label):
+                axes.plot(line[:, 1], line[:, 0], c="#000000" if dark else colour, lw=thickness)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
+    return file.getvalue()
+
+
+def contours(label: Integer[np.ndarray, "H W"]) -> list[Float[np.ndarray, "N 2"]]:
+    """Closed lines (row, column) around the region of every class."""
     from skimage.measure import find_contours  # 0.3 s: only where pictures are made
 
+    return [
+        line - 1  # takes the padding off
+        for value in np.unique(label[label > 0])
+        for line in find_contours(np.pad((label == value).astype(float), 1), 0.5)
+    ]
+
+
+def outline(label: Integer[np.ndarray, "H W"], spacing: tuple[float, float]) -> str:
+    """Path data (mm) around the region of every class."""
     data = []
-    for value in np.unique(label[label > 0]):
-        for line in find_contours(np.pad((label == value).astype(float), 1), 0.5):
-            # -1 takes the padding off, +0.5 puts the centre of a voxel into its middle
-            y, x = ((line - 0.5) * spacing).T
-            data.append("M" + "L".join(f"{a:.2f} {b:.2f}" for a, b in zip(x, y, strict=True)) + "Z")
+    for line in contours(label):
+        y, x = ((line + 0.5) * spacing).T  # +0.5 puts the centre of a voxel into its middle
+        data.append("M" + "L".join(f"{a:.2f} {b:.2f}" for a, b in zip(x, y, strict=True)) + "Z")
     return "".join(data)
 
 
@@ -120,8 +150,14 @@ def _window(marked: np.ndarray, spacing: tuple[float, float]) -> tuple[slice, sl
     return window[0], window[1]
 
 
-def _png(image: Float[np.ndarray, "H W"]) -> str:
+def _window_of(image: Float[np.ndarray, "H W"]) -> tuple[float, float]:
+    """Grey values shown as black and as white."""
     low, high = np.percentile(image, [1, 99])
+    return float(low), max(float(high), float(low) + 1e-6)
+
+
+def _png(image: Float[np.ndarray, "H W"]) -> str:
+    low, high = _window_of(image)
     file = io.BytesIO()
-    imsave(file, image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), format="png")
+    imsave(file, image, cmap="gray", vmin=low, vmax=high, format="png")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

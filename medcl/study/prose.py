@@ -1,14 +1,13 @@
-"""What a study did and what to bear in mind, in words: functions of plain values."""
+"""Counts, lists, plans and findings in words: functions of plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medcl.config import Evaluate, Finetune, Options, Pretrain, Study
-from medcl.study.results import OK, Results, Run
-from medcl.study.statistics import MIN_REPLICATES
+from medcl.study.results import OK, Run
 
+NONE = "–"
 UNKNOWN_SUBJECTS = "subject ids unknown: cases are treated as subjects"
 
 
@@ -50,7 +49,7 @@ def missing_words(runs: Iterable[Run], planned: int) -> str:
 def duration(seconds: float | None) -> str:
     """`42 s`, `12 min`, `3.4 h`; a dash where it is not known."""
     if seconds is None:
-        return "–"
+        return NONE
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -59,160 +58,6 @@ def duration(seconds: float | None) -> str:
 def triple(values: Sequence[Any]) -> str:
     """`1 × 1 × 3`"""
     return " × ".join(f"{value:g}" for value in values)
-
-
-# ------------------------------------------------------------------------------------ protocol
-
-
-def protocol(results: Results) -> list[str]:
-    """Paragraphs for a methods section, with the numbers of this study."""
-    study = results.study
-    return [
-        text
-        for text in (
-            _data(results),
-            _pretraining(study, results),
-            _tuning(study.finetune, study, results),
-            _scoring(study.evaluate, study),
-            _comparing(study) if results.control else None,
-        )
-        if text
-    ]
-
-
-def _data(results: Results) -> str:
-    study, splits = results.study, results.splits
-    unit = "case" if results.unknown_subjects else "subject"
-    text = f"The data set {study.dataset.name} ({study.dataset.modality}) was divided by {unit}"
-    if splits is None:
-        return f"{text}."
-    labelled = {case.subject for case in results.cases if case.label is not None}
-    pool, validation, test = (splits.subjects(role) for role in ("pool", "validation", "test"))
-    marked = len(labelled.intersection(pool))
-    text += (
-        f" into {plural(len(test), f'test {unit}')}, "
-        f"{plural(len(validation), f'validation {unit}')}"
-        f" and a pool of {len(pool)}, of which {marked} have a label"
-    )
-    return f"{text} (seed {study.split.seed})."
-
-
-def _pretraining(study: Study, results: Results) -> str | None:
-    arms = {name: arm.pretrain for name, arm in study.arms.items() if arm.pretrain}
-    if not arms:
-        return None
-    each = [f"{name}: {describe_pretraining(pretrain)}" for name, pretrain in arms.items()]
-    reading = {item.arm for item in results.pretrainings if item.summary.get("labels_read")}
-    return f"{pretraining_saw(sorted(reading))} {'; '.join(each)}."
-
-
-def pretraining_saw(reading: Sequence[str]) -> str:
-    """What the pretrainings saw; `reading` are the arms whose objective reads voxel labels."""
-    text = "Encoders were pretrained on the images of all pool subjects"
-    if not reading:
-        return f"{text}, without any label and without test or validation images."
-    return (
-        f"{text}, without test or validation images. {listed(reading)} read the voxel labels of "
-        "all labelled pool subjects too, also of those that no fine-tuning at fewer labels saw."
-    )
-
-
-def describe_pretraining(pretrain: Pretrain) -> str:
-    then = "".join(
-        f", then objective {described(phase.objective)} on the same network, {phase.steps} steps, "
-        f"peak learning rate {phase.learning_rate or pretrain.learning_rate:g}"
-        for phase in pretrain.then
-    )
-    return (
-        f"objective {described(pretrain.objective)}, {pretrain.steps} steps of batch "
-        f"{pretrain.batch}, peak learning rate {pretrain.learning_rate:g}{then}, "
-        f"{plural(pretrain.seeds, 'seed')}"
-    )
-
-
-def described(options: Options) -> str:
-    """`voco with grid [2, 2, 2]`: a name and the options that were given."""
-    words = ", ".join(f"{key} {value}" for key, value in (options.model_extra or {}).items())
-    return f"{options.name} with {words}" if words else options.name
-
-
-def _tuning(tuning: Finetune, study: Study, results: Results) -> str:
-    counts = listed(study.labelled)
-    steps = [f"{tuning.steps_for(n)} steps with {n}" for n in study.labelled]
-    same = len({tuning.steps_for(n) for n in study.labelled}) == 1
-    length = f"{tuning.steps_for(study.labelled[0])} steps" if same else listed(steps)
-    text = (
-        f"Segmentation networks ({described(study.network)}) were trained with {counts} labelled "
-        f"{'subject' if study.labelled == [1] else 'subjects'}, "
-        f"{plural(study.replicates, 'replicate')} each. Replicate r takes its labelled subjects "
-        "from the front of seeded order r, so that smaller subsets lie inside larger ones, and has "
-        "its own training seed; arms differ in the weights they start from and in nothing else. "
-        f"Training took {length} of batch {tuning.batch} with AdamW (peak learning rate "
-        f"{tuning.learning_rate:g}, weight decay {tuning.weight_decay:g}, warm-up "
-        f"{100 * tuning.warmup:g} % of the steps, cosine decay), Dice loss and cross-entropy with "
-        f"every class weighted {tuning.foreground_weight:g} times the background"
-    )
-    text += ", spatial and intensity augmentation" if tuning.augment else ", no augmentation"
-    if any(arm.pretrain for arm in study.arms.values()):
-        text += ". Replicate r of a pretrained arm starts from pretraining seed r modulo the seeds"
-    return (
-        f"{text}. Results are those of the weights after the last step; the weights selected by "
-        f"validation Dice (the first max(2, n) validation subjects, every "
-        f"{plural(tuning.validate_every, 'step')}) are given as a secondary result."
-    )
-
-
-def _scoring(evaluate: Evaluate, study: Study) -> str:
-    return (
-        f"Predictions were made with a sliding window (overlap {100 * study.predict.overlap:g} %) "
-        "and scored on the original voxel grid in mm: Dice, intersection over union, 95th "
-        "percentile Hausdorff distance (HD95), average symmetric surface distance (ASSD) and "
-        f"normalised surface Dice (NSD, tolerance {evaluate.nsd_tolerance_mm:g} mm). A class "
-        "absent from both reference and prediction of a case is undefined there and left out. "
-        "A case scores the mean over its defined classes; the cases of one test subject are "
-        "averaged to the subject."
-    )
-
-
-def _comparing(study: Study) -> str:
-    return (
-        f"Every arm is compared with the same replicates trained from scratch, paired by labelled "
-        "subset, training seed and test subject. The interval of the mean difference treats "
-        "replicates and test subjects as crossed random factors: variance components from the "
-        "two-way table, t distribution with Satterthwaite's degrees of freedom, 95 %, two-sided. "
-        f"It needs {MIN_REPLICATES} replicates or more. The difference the study could have seen "
-        "is the one this precision finds with a power of 80 %."
-    )
-
-
-def caveats(results: Results) -> list[str]:
-    """What the intervals do not cover."""
-    study, found = results.study, []
-    comparisons = (len(study.arms) - 1) * len(study.labelled) if results.control else 0
-    if comparisons > 1:
-        found.append(
-            f"The study makes {comparisons} comparisons; intervals and p values are not corrected "
-            "for their number."
-        )
-    candidates = len(results.splits.candidates(0)) if results.splits else 0
-    overlapping = [n for n in study.labelled if 2 * n > candidates > 0]
-    if overlapping and study.replicates > 1:
-        found.append(
-            f"With {listed(overlapping)} of {candidates} labelled candidates the subsets of "
-            "different replicates overlap by half or more: the interval then says less about other "
-            "labelled subjects than its width suggests."
-        )
-    seeds = {n: a.pretrain.seeds for n, a in study.arms.items() if a.pretrain}
-    single = [name for name, count in seeds.items() if count < 3]
-    if single and results.control:
-        found.append(
-            f"Fewer than 3 pretraining seeds ({listed(single)}): what is said holds for the "
-            "encoders that were trained, not for the method."
-        )
-    return found
-
-
-# ---------------------------------------------------------------------------------- diagnostics
 
 
 def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -264,6 +109,18 @@ def audit_words(audit: Mapping[str, Any], show: Any) -> list[str]:
         found.append(f"One label map belongs to different images of different roles: {cases}.")
     if audit.get("unknown_subjects"):
         found.append("Subjects are unknown: two cases of one person may have different roles.")
+    return found
+
+
+def waived_words(audit: Mapping[str, Any], show: Any) -> list[str]:
+    """Findings that would have stopped the study and that its configuration waives."""
+    found = []
+    for item in audit.get("waived", []):
+        what = item.get("message") or f"{str(item.get('kind', 'finding')).replace('_', ' ')}"
+        cases = listed(show(case) for case in item.get("cases", []))
+        found.append(
+            f"Waived finding of the leakage audit: {what}{f' ({cases})' if cases else ''}."
+        )
     return found
 
 

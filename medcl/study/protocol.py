@@ -190,6 +190,32 @@ def controls_of(study: Study, arm: str) -> tuple[str, ...]:
     return (study.control, *further)
 
 
+def is_pretrained(study: Study, arm: str) -> bool:
+    """Whether an arm starts from a pretraining of this study, its own or another arm's."""
+    origin = origin_of(study, arm)
+    return origin is not None and study.arms[origin].pretrain is not None
+
+
+def further_controls(study: Study) -> list[str]:
+    """Every arm that some other is compared with beside the control."""
+    found = {name for arm in study.arms for name in controls_of(study, arm)[1:]}
+    return [name for name in study.arms if name in found]
+
+
+def primary_pairs(study: Study) -> list[tuple[str, int]]:
+    """(arm, label count) of the primary comparisons: the family of Holm's correction.
+
+    Arms that are not named are those with a pretraining of this study; where there is none, all.
+    """
+    if study.control is None:
+        return []
+    others = [name for name in study.arms if name != study.control]
+    pretrained = [name for name in others if is_pretrained(study, name)]
+    named = study.primary.arms or pretrained or others
+    counts = study.primary.labelled or study.labelled
+    return [(arm, n) for n in study.labelled if n in counts for arm in study.arms if arm in named]
+
+
 def _is_control(arm: Arm) -> bool:
     return arm.control or not (arm.pretrain or arm.start)
 

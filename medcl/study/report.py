@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, its figures, and comparison.csv."""
+"""The report: one HTML file that needs nothing else, its figures and tables, comparison.csv."""
 
 from __future__ import annotations
 
@@ -8,44 +8,57 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcl.files import replacing, write_text
-from medcl.study import report_figures, sections_results, sections_study
-from medcl.study.comparison import Comparison, compare, write_classes, write_comparison
+from medcl.study import (
+    metric_tables,
+    report_figures,
+    report_overlays,
+    report_tables,
+    sections_results,
+    sections_study,
+)
+from medcl.study.comparison import Comparison, compare, compare_further, write_comparison
 from medcl.study.markup import Html, escape, join, tag
 from medcl.study.names import Names
 from medcl.study.report_figures import Picture
 from medcl.study.results import Results
+from medcl.study.tables import Table, write_table
 
 CSS = Path(__file__).with_name("report.css")
 
 
 @dataclass(frozen=True)
 class Report:
-    """The page, and the pictures in it as files."""
+    """The page, and the pictures and tables in it as files."""
 
     html: str
     pictures: list[Picture]
+    tables: list[Table]
     comparisons: list[Comparison]
     names: Names
 
 
 def make_report(results: Results, *, command: str | None = None) -> Report:
     """Compare, draw and write; a study with failed or missing runs gives a report that says so."""
-    comparisons = compare(results)
+    comparisons, further = compare(results), compare_further(results)
     names = names_of(results)
     learning = [
         report_figures.learning_curves(results, comparisons),
-        report_figures.differences(comparisons),
+        report_figures.gains(results, comparisons),
+        report_figures.costs(comparisons),
     ]
     others = [arm for arm in results.study.arms if arm != results.control]
     dots = {arm: report_figures.case_dots(results, arm) for arm in others}
+    forests = report_figures.class_forests(results)
     losses = report_figures.pretraining_losses(results)
-    overlays = report_figures.case_overlays(results, comparisons, names)
+    overlays = report_overlays.case_overlays(results, comparisons, names)
     sections = [
         sections_results.answer(results, comparisons),
-        sections_results.curves(learning, dots),
+        sections_results.curves(results, learning, dots),
+        sections_results.classes(results, forests),
         sections_results.pictures(overlays),
-        sections_results.classes(results),
-        sections_results.secondary(results),
+        sections_results.secondary(
+            results, comparisons, sections_results.further_controls(results, further)
+        ),
         sections_study.data(results, names),
         sections_study.pretraining(results, losses, names),
         sections_study.protocol(results),
@@ -53,10 +66,30 @@ def make_report(results: Results, *, command: str | None = None) -> Report:
         sections_study.cost(results),
         sections_study.provenance(command, hashed=names.hashed),
     ]
-    pictures = [item for item in learning if item]
+    pictures = [item for item in learning if item] + forests
     pictures += [item for panel in dots.values() for item in panel] + losses
     pictures += [item for _, group in overlays.groups for item in group] if overlays else []
-    return Report(page(results, sections), pictures, comparisons, names)
+    tables = tables_of(results, comparisons, further)
+    return Report(page(results, sections, names), pictures, tables, comparisons, names)
+
+
+def tables_of(
+    results: Results, comparisons: list[Comparison], further: list[Comparison]
+) -> list[Table]:
+    """Every table with numbers of the study; those without a row are left out."""
+    tables = [
+        report_tables.answer(results, comparisons),
+        report_tables.further(results, further),
+        report_tables.variance(results, comparisons),
+        report_tables.cost(results),
+        metric_tables.classes(results),
+        metric_tables.metrics(results),
+        metric_tables.per_class(results),
+    ]
+    if results.control:
+        tables.append(metric_tables.class_differences(results))
+        tables.append(metric_tables.metric_differences(results))
+    return [item for item in tables if item.rows]
 
 
 def names_of(results: Results) -> Names:
@@ -69,7 +102,7 @@ def names_of(results: Results) -> Names:
     return Names(sorted(cases), sorted(subjects), hashed=hashed, salt=results.study.study)
 
 
-def page(results: Results, sections: Iterable[Html]) -> str:
+def page(results: Results, sections: Iterable[Html], names: Names) -> str:
     body = [part for part in sections if part]
     title = escape(results.study.report.title or f"{results.study.study}: medcl report")
     head = [
@@ -78,27 +111,32 @@ def page(results: Results, sections: Iterable[Html]) -> str:
         tag("title", title),
         tag("style", Html(CSS.read_text(encoding="utf-8"))),
     ]
-    main = tag("main", join([sections_results.head(results), *body]))
+    main = tag("main", join([sections_results.head(results, names), *body]))
     whole = join([tag("head", join(head)), tag("body", main)])
     return f"<!doctype html>\n{tag('html', whole, lang='en')}\n"
 
 
 def write_report(report: Report, results: Results, out: str | Path) -> list[Path]:
-    """Write report.html, comparison.csv, figures/ and, where names are hashed, identifiers.csv.
+    """Write report.html, comparison.csv, figures/ (SVG, PNG), tables/ (CSV, LaTeX) and, where
+    names are hashed, identifiers.csv.
 
     Returns the files in that order.
     """
     out = Path(out)
-    figures = out / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    for old in figures.glob("*.svg"):
-        old.unlink()
-    files = [out / "report.html", out / "comparison.csv", figures / "metrics_per_class.csv"]
-    write_comparison(files[1], report.comparisons)
-    write_classes(files[2], results)
+    figures, tables = out / "figures", out / "tables"
+    for folder, kinds in ((figures, ("svg", "png")), (tables, ("csv", "tex"))):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in [file for kind in kinds for file in folder.glob(f"*.{kind}")]:
+            old.unlink()
+    files = [out / "report.html", out / "comparison.csv"]
+    write_comparison(files[1], report.comparisons, results)
     for item in report.pictures:
-        files.append(figures / f"{item.name}.svg")
-        write_text(files[-1], item.svg)
+        files += [figures / f"{item.name}.svg", figures / f"{item.name}.png"]
+        write_text(files[-2], item.svg)
+        with replacing(files[-1]) as partial:
+            partial.write_bytes(item.png())
+    for table in report.tables:
+        files += write_table(tables, table)
     if report.names.hashed:
         files.append(out / "identifiers.csv")
         _write_names(files[-1], report.names)

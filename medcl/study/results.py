@@ -98,6 +98,11 @@ class Results:
         return [c for c in self.splits.cases("test") if c in labelled] if self.splits else []
 
     @property
+    def test_subjects(self) -> list[str]:
+        """The subject of each test case."""
+        return [self.splits.subject_of[c] for c in self.test_cases] if self.splits else []
+
+    @property
     def unknown_subjects(self) -> bool:
         named = self.audit.get("unknown_subjects") or self.plan.get("unknown_subjects")
         return bool(named) or self.study.dataset.subjects == "unknown"

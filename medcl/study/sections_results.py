@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from medcl.study import prose
-from medcl.study.comparison import Comparison, class_values, collapsed, dice_table
-from medcl.study.markup import Html, bullets, figure, panels, paragraph, section, table, tag
-from medcl.study.report_figures import Overlays, Picture
-from medcl.study.results import OK, Results
-from medcl.study.sentences import decimals, mean_sentence, p_value, points, sentence, verdict
+from medcl.study import methods, metric_tables, prose, report_tables
+from medcl.study.comparison import Comparison, collapsed
+from medcl.study.markup import Html, bullets, figure, panels, paragraph, section, subsection, tag
+from medcl.study.measures import MEASURES
+from medcl.study.names import Names
+from medcl.study.report_figures import Picture
+from medcl.study.report_overlays import Overlays
+from medcl.study.results import Results
+from medcl.study.sentences import SCRATCH, mean_sentence, sentence, verdict
 
 MARKS = {"gain": "▲", "loss": "▼", "unclear": "○", "no interval": "–"}
-METRICS = (
-    ("hd95_mm", "HD95 (mm)", 1.0, 1),
-    ("assd_mm", "ASSD (mm)", 1.0, 2),
-    ("nsd", "NSD (%)", 100.0, 1),
-    ("iou", "IoU (%)", 100.0, 1),
-)
 
 
-def head(results: Results) -> Html:
+def head(results: Results, names: Names) -> Html:
     """Title, what was studied, and what must be known before any number is read."""
     study = results.study
     count = len(results.test_cases)
@@ -35,8 +31,10 @@ def head(results: Results) -> Html:
         test,
         prose.plural(study.replicates, "replicate"),
     ]
+    waived = prose.waived_words(results.audit, names.case)
     return tag(
         "header",
+        *(paragraph(names.scrub(text), class_="notice") for text in waived),
         paragraph(f"medcl · study {study.study}", class_="kicker"),
         tag("h1", study.report.title or _title(results)),
         paragraph(" · ".join(facts), class_="facts"),
@@ -51,31 +49,44 @@ def _title(results: Results) -> str:
 def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
     """One sentence per arm and label count, the table, and what is missing."""
     if results.control:
+        order = sorted(
+            (arm for arm in results.study.arms if arm != results.control),
+            key=lambda arm: not any(c.primary for c in comparisons if c.arm == arm),
+        )
         blocks = [
-            tag("h3", arm) + tag("ul", *(_said(c) for c in comparisons if c.arm == arm))
-            for arm in results.study.arms
-            if arm != results.control
+            tag("h3", arm) + tag("ul", *(_said(results, c) for c in comparisons if c.arm == arm))
+            for arm in order
         ]
+        covered = paragraph(methods.primary_words(results.study, results.control), class_="facts")
     else:
         blocks = [tag("ul", *(tag("li", lone_words(item)) for item in comparisons))]
+        covered = Html("")
     return section(
         "The answer",
         tag("div", *map(Html, blocks), class_="answer"),
         *(paragraph(text, class_="notice") for text in notices(results, comparisons)),
-        answer_table(results, comparisons),
-        bullets(prose.caveats(results)),
+        report_tables.answer(results, comparisons).html(),
+        covered,
+        bullets(methods.caveats(results)),
         anchor="answer",
     )
 
 
-def _said(item: Comparison) -> Html:
-    kind = verdict(item.interval)
+def _said(results: Results, item: Comparison) -> Html:
+    """The sentence, and beside it the classes that were lost on either side."""
+    kind = verdict(item.interval, p_holm=item.p_holm, family=item.family, measure=item.measure)
     mark = tag("span", MARKS[kind], class_="mark", aria_hidden="true")
-    return tag("li", mark, comparison_words(item), class_=kind.replace(" ", "-"))
+    lost = [
+        f"{arm}: {words}"
+        for arm in (item.control or "", item.arm)
+        if (words := report_tables.lost_words(results, arm, item.labelled)) != prose.NONE
+    ]
+    zeros = tag("small", f"Replicates with a class at Dice 0: {'; '.join(lost)}.") if lost else ""
+    return tag("li", mark, comparison_words(item), zeros, class_=kind.replace(" ", "-"))
 
 
 def comparison_words(item: Comparison) -> str:
-    """The sentence of a comparison with the control."""
+    """The sentence of a comparison; the control is called by its name unless it is `scratch`."""
     found = item.difference
     assert found is not None
     return sentence(
@@ -89,20 +100,22 @@ def comparison_words(item: Comparison) -> str:
         seeds=item.seeds,
         planned=found.replicates + found.dropped_replicates,
         reason=found.reason,
+        p_holm=item.p_holm,
+        family=item.family,
+        measure=item.measure,
+        against=SCRATCH if item.control == "scratch" else str(item.control),
     )
 
 
 def lone_words(item: Comparison) -> str:
     """The sentence of an arm without a control."""
-    found = item.mean
-    known = found.low is not None and found.high is not None
-    interval = (found.low or 0.0, found.high or 0.0) if known else None
     return mean_sentence(
-        mean=found.mean,
-        interval=interval,
+        mean=item.mean.mean,
+        interval=item.mean.interval,
         arm=item.arm,
         labelled=item.labelled,
-        reason=found.reason,
+        reason=item.mean.reason,
+        measure=item.measure,
     )
 
 
@@ -128,58 +141,29 @@ def notices(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
     return found
 
 
-def answer_table(results: Results, comparisons: Sequence[Comparison]) -> Html:
-    """Every arm at every label count in numbers."""
-    paired = results.control is not None
-    rows, rules = [], []
-    for number, item in enumerate(comparisons):
-        if number and item.labelled != comparisons[number - 1].labelled:
-            rules.append(number)
-        mean, other = item.mean, item.difference
-        row: list[object] = [str(item.labelled), item.arm]
-        row.append(_with_interval(mean.mean, mean.low, mean.high))
-        if paired:
-            p = other.p if other else None
-            row.append(
-                _with_interval(other.mean, other.low, other.high, sign=True) if other else ""
-            )
-            row.append("" if p is None else p_value(p).removeprefix("p ").removeprefix("= "))
-        seconds = f"{item.seconds:.0f}" if item.seconds is not None else "–"
-        rows.append([*row, item.replicates, seconds, item.status])
-    head = ["labelled", "arm", "Dice", *(["difference to scratch", "p"] if paired else [])]
-    caption = "Mean Dice on the test subjects in points (Dice × 100), with 95 % intervals"
-    caption += "; differences are paired. " if paired else ". "
-    pretrained = any(arm.pretrain for arm in results.study.arms.values())
-    caption += "Seconds: mean fine-tuning" + (" and one whole pretraining." if pretrained else ".")
-    kinds = "ttn" + ("nn" if paired else "") + "nnt"
-    return table(caption, [*head, "replicates", "seconds", "status"], rows, kinds, rules=rules)
-
-
-def _with_interval(
-    mean: float | None, low: float | None, high: float | None, *, sign: bool = False
-) -> object:
-    if mean is None:
-        return "–"
-    if low is None or high is None:
-        return points(mean, sign=sign)
-    digits = decimals((low, high)) if sign else 1
-    limits = f"{points(low, digits=digits)} to {points(high, digits=digits)}"
-    shown = points(mean, sign=sign, digits=digits)
-    return tag("span", f"{shown} ", tag("small", f"({limits})"), class_="estimate")
-
-
-def curves(pictures: Sequence[Picture | None], dots: dict[str, list[Picture]]) -> Html:
-    """Learning curves, differences, and test subjects one by one."""
+def curves(
+    results: Results, pictures: Sequence[Picture | None], dots: dict[str, list[Picture]]
+) -> Html:
+    """Learning curves, gains, costs, and test subjects one by one."""
     parts = [figure(item.svg, item.caption) for item in pictures if item]
     for arm, panel in dots.items():
         if panel:
-            shown = [figure(item.svg, item.caption, kind="panel") for item in panel]
             caption = (
-                f"Every test subject after training from scratch and with {arm}: a dot is the mean "
-                "over the replicates that finished in both; above the diagonal the arm is better."
+                f"Every test subject with {results.control} and with {arm}: a dot is the mean "
+                "over the replicates that finished in both; above the diagonal the arm has the "
+                f"{'larger' if _larger_is_better(results) else 'larger, that is worse,'} value."
             )
-            parts.append(figure(panels(shown), caption, kind="group"))
+            parts.append(_group(panel, caption))
     return section("Curves", *parts, anchor="curves")
+
+
+def _larger_is_better(results: Results) -> bool:
+    return MEASURES[results.study.primary.metric].better > 0
+
+
+def _group(panel: Sequence[Picture], caption: str) -> Html:
+    shown = [figure(item.svg, item.caption, kind="panel") for item in panel]
+    return figure(panels(shown), caption, kind="group")
 
 
 def pictures(found: Overlays | None) -> Html:
@@ -199,66 +183,47 @@ def pictures(found: Overlays | None) -> Html:
     return section("Worst and best cases", shown, bullets(found.skipped), anchor="cases")
 
 
-def classes(results: Results) -> Html:
-    """Mean Dice of each class, and the classes that were lost."""
-    names = list(results.study.dataset.classes)
-    rows: list[list[object]] = []
-    rules: list[int] = []
-    for labelled in results.study.labelled:
-        rules.append(len(rows))
-        for arm in results.study.arms:
-            runs = [run for run in results.runs_of(arm, labelled) if run.status == OK]
-            cells = [
-                _mean([v for run in runs for v in class_values(run, n)], 100, 1) for n in names
-            ]
-            rows.append([str(labelled), arm, *cells])
+def classes(results: Results, forests: Sequence[Picture]) -> Html:
+    """Each class by itself: differences, means, and the classes that were lost."""
     lost = [
         f"{name} is lost in {'replicate' if len(replicates) == 1 else 'replicates'} "
         f"{prose.ranges(replicates)} of {arm} with {labelled} labelled (mean Dice 0)"
         for arm, labelled, name, replicates in collapsed(results)
     ]
     caption = (
-        "Mean Dice of each class in points, over replicates and the test cases where it is defined."
+        f"Paired difference to {results.control} of each class, with its 95 % interval. Secondary, "
+        "not corrected."
     )
-    kinds = "tt" + "n" * len(names)
-    shown = table(caption, ["labelled", "arm", *names], rows, kinds, rules=rules[1:])
     warning = paragraph(f"Class collapse: {'; '.join(lost)}.", class_="notice") if lost else ""
-    return section("Classes", shown, warning, anchor="classes")
-
-
-def secondary(results: Results) -> Html:
-    """Distances, overlap, and Dice of the weights chosen by validation."""
-    names = list(results.study.dataset.classes)
-    rows: list[list[object]] = []
-    rules: list[int] = []
-    for labelled in results.study.labelled:
-        rules.append(len(rows))
-        for arm in results.study.arms:
-            runs = [run for run in results.runs_of(arm, labelled) if run.status == OK]
-            row: list[object] = [str(labelled), arm]
-            for metric, _, scale, digits in METRICS:
-                values = [v for r in runs for n in names for v in class_values(r, n, metric=metric)]
-                row.append(_mean(values, scale, digits, undefined=True))
-            chosen = dice_table(results, arm, labelled, weights="selected")
-            row.append(_mean([float(v) for v in chosen.ravel()], 100, 1))
-            rows.append(row)
-    tolerance = results.study.evaluate.nsd_tolerance_mm
-    caption = (
-        "Means over replicates, test cases and classes. In brackets: values that are undefined "
-        "(an empty reference or prediction has no distance) and left out of the mean, so that an "
-        "arm that misses a class may look better than it is. NSD with a tolerance of "
-        f"{tolerance:g} mm. Last column: Dice in points of the weights selected on the validation "
-        "subjects."
+    return section(
+        "Classes",
+        _group(forests, caption) if forests else "",
+        metric_tables.classes(results).html(),
+        warning,
+        anchor="classes",
     )
-    head = ["labelled", "arm", *(title for _, title, *_ in METRICS), "Dice, selected weights"]
-    shown = table(caption, head, rows, "ttnnnnn", rules=rules[1:])
-    return section("Secondary metrics", shown, anchor="secondary")
 
 
-def _mean(values: Sequence[float], scale: float, digits: int, *, undefined: bool = False) -> object:
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
-        return "–"
-    text = f"{scale * math.fsum(known) / len(known):.{digits}f}"
-    gone = len(values) - len(known)
-    return tag("span", f"{text} ", tag("small", f"[{gone}]")) if undefined and gone else text
+def secondary(results: Results, comparisons: Sequence[Comparison], further: Html) -> Html:
+    """Further controls, other metrics, and where the differences vary."""
+    paired = results.control is not None
+    return section(
+        "Secondary results",
+        subsection("Further controls", further),
+        subsection(
+            "Other metrics",
+            metric_tables.metrics(results).html(),
+            metric_tables.metric_differences(results).html() if paired else "",
+        ),
+        subsection(
+            "Variance", report_tables.variance(results, comparisons).html() if paired else ""
+        ),
+        anchor="secondary",
+    )
+
+
+def further_controls(results: Results, comparisons: Sequence[Comparison]) -> Html:
+    """A sentence per comparison with a further control, and their table."""
+    said = [_said(results, item) for item in comparisons]
+    words = tag("div", tag("ul", *said), class_="answer small") if said else Html("")
+    return Html(f"{words}{report_tables.further(results, comparisons).html()}")

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from medcl.study import prose
-from medcl.study.cost import costs
+from medcl.study import methods, prose, report_tables
 from medcl.study.markup import (
     Html,
     bullets,
@@ -31,11 +30,18 @@ PACKAGES = (
     "scikit-image", "matplotlib", "snakemake",
 )  # fmt: skip
 SHOWN_NAMES = 6
+DIAGNOSTICS = {
+    "spread": "spread",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+    "effective_rank": "effective rank",
+}
 
 
 def data(results: Results, names: Names) -> Html:
     """Who was in which role, what was excluded and why, the audit and the plan."""
     audit = prose.audit_words(results.audit, names.case)
+    audit += prose.waived_words(results.audit, names.case)
     return section(
         "Data",
         roles_table(results),
@@ -141,7 +147,9 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
         final = item.summary.get("compared")
         chance = item.summary.get("chance")
         words = names.scrub(prose.diagnosis_words(item.status, item.reason, item.summary))
-        numbers = [f"{value:.4g}" if value is not None else "–" for value in (final, chance)]
+        ends = item.summary.get("final") or {}
+        values = (final, chance, *(ends.get(key) for key in DIAGNOSTICS))
+        numbers = [prose.NONE if v is None else f"{v:.3g}".replace("-", "−") for v in values]
         rows.append([item.arm, str(item.seed), words, *numbers])
     taken: list[list[object]] = []
     for arm, settings in results.study.arms.items():
@@ -156,10 +164,11 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
         "Pretraining",
         figure(panels(shown), caption, kind="group") if shown else "",
         table(
-            "Diagnosis of each pretraining, and its last loss beside the loss of a guess.",
-            ["arm", "seed", "diagnosis", "loss", "chance"],
+            "Diagnosis of each pretraining, its last loss beside the loss of a guess, and what its "
+            "last embeddings were like.",
+            ["arm", "seed", "diagnosis", "loss", "chance", *DIAGNOSTICS.values()],
             rows,
-            "ttwnn",
+            "ttw" + "n" * (2 + len(DIAGNOSTICS)),
         ),
         table("What fine-tuning took over from the encoder.", ["arm", "taken"], taken, "tw"),
         anchor="pretraining",
@@ -167,7 +176,7 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
 
 
 def protocol(results: Results) -> Html:
-    paragraphs = [paragraph(text) for text in prose.protocol(results)]
+    paragraphs = [paragraph(text) for text in methods.protocol(results)]
     return section("Protocol", tag("div", *paragraphs, class_="protocol"), anchor="protocol")
 
 
@@ -185,7 +194,7 @@ def unfinished(results: Results, names: Names) -> Html:
     ]
     rows += [
         ["fine-tuning", run.name, run.status, ticked(names.scrub(run.reason or ""))]
-        for run in results.runs
+        for run in [*results.runs, *results.bound]
         if run.status != OK
     ]
     marks = [
@@ -209,22 +218,7 @@ def unfinished(results: Results, names: Names) -> Html:
 
 
 def cost(results: Results) -> Html:
-    rows: list[list[object]] = [
-        [
-            item.stage,
-            item.arm or "all",
-            item.jobs,
-            prose.duration(item.seconds),
-            prose.duration(item.seconds / item.jobs),
-            f"{item.memory_mb:.0f}" if item.memory_mb is not None else "–",
-        ]
-        for item in costs(results)
-    ]
-    devices = sorted({str(r.summary["device"]) for r in results.runs if r.summary.get("device")})
-    where = f" Trainings ran on: {prose.listed(devices)}." if devices else ""
-    caption = f"Time of each stage, and the largest memory of one of its jobs.{where}"
-    head = ["stage", "arm", "jobs", "time", "time of one", "memory (MB)"]
-    return section("Cost", table(caption, head, rows, "ttnnnn"), anchor="cost")
+    return section("Cost", report_tables.cost(results).html(), anchor="cost")
 
 
 def provenance(command: str | None, *, hashed: bool) -> Html:

@@ -1,4 +1,4 @@
-r"""The interval of a mean over runs and test subjects, which are crossed.
+r"""The interval of a mean over runs and test subjects, which are crossed, and its test.
 
 Every run (replicate r of R) is scored on every test subject (c of C). With
 
@@ -14,9 +14,9 @@ negative is set to 0: its mean square is replaced by MS_e in this sum. Degrees o
 Satterthwaite: the squared sum over the sum of MS^2 / df of the mean squares that remain in it, and
 never fewer than the smaller of R - 1 and C - 1.
 
-Resampling methods and tests over cases alone treat one of the two factors as if it did not vary,
-and reject a true null far too often with few replicates; this interval holds its level from four
-replicates on (`tests/study/test_statistics.py` simulates it).
+Resampling methods and tests over cases alone (`resampling.py`) treat one of the two factors as if
+it did not vary, or trust too few replicates, and reject a true null far too often; this interval
+holds its level from four replicates on (`tests/study/test_statistics.py` simulates it).
 """
 
 from __future__ import annotations
@@ -29,15 +29,29 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-CONFIDENCE = 0.95
+LEVEL = 0.05
+CONFIDENCE = 1 - LEVEL
 POWER = 0.80
 MIN_REPLICATES = 5
 MIN_SUBJECTS = 2
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Standard deviations of the three components; one estimated as negative is 0."""
+
+    replicate: float
+    case: float
+    residual: float
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """A mean over replicates and test subjects; without an interval, `reason` says why."""
+    """A mean over replicates and test subjects; without an interval, `reason` says why.
+
+    `error` and `degrees` are its standard error and degrees of freedom; `detectable` is the true
+    difference that a single comparison of this precision finds with a power of 80 %.
+    """
 
     mean: float | None
     replicates: int
@@ -50,6 +64,13 @@ class Estimate:
     p: float | None = None
     detectable: float | None = None
     reason: str | None = None
+    error: float | None = None
+    degrees: float | None = None
+    spread: Spread | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 def estimate(values: Float[np.ndarray, "R C"], subjects: Sequence[str] | None = None) -> Estimate:
@@ -79,8 +100,32 @@ def estimate(values: Float[np.ndarray, "R C"], subjects: Sequence[str] | None = 
         return replace(plain, reason=why)
     mean, error, degrees = crossed(table)
     low, high, p = (float(x) for x in t_interval(mean, error, degrees))
-    detectable = detectable_difference(float(error), float(degrees))
-    return replace(plain, low=low, high=high, p=p, detectable=detectable)
+    return replace(
+        plain,
+        low=low,
+        high=high,
+        p=p,
+        detectable=detectable_difference(float(error), float(degrees)),
+        error=float(error),
+        degrees=float(degrees),
+        spread=components(table),
+    )
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Adjust the p values of a family of comparisons after Holm (1979), in the order given.
+
+    The k-th smallest of m is multiplied by m - k + 1; none becomes smaller than one before it, nor
+    larger than 1. A comparison without a p value stays one of the m: that it failed makes no other
+    one easier.
+    """
+    known = sorted((value, place) for place, value in enumerate(p) if value is not None)
+    adjusted: list[float | None] = [None] * len(p)
+    highest = 0.0
+    for rank, (value, place) in enumerate(known):
+        highest = max(highest, min(1.0, (len(p) - rank) * value))
+        adjusted[place] = highest
+    return adjusted
 
 
 def by_subject(
@@ -110,27 +155,69 @@ def crossed(
     Float[np.ndarray, "*studies"], Float[np.ndarray, "*studies"], Float[np.ndarray, "*studies"]
 ]:
     """Mean, standard error and degrees of freedom of each study's table (see the module)."""
+    error, degrees = _precision(*mean_squares(values), *values.shape[-2:])
+    return np.asarray(values.mean(axis=(-2, -1))), error, degrees
+
+
+def mean_squares(
+    values: Float[np.ndarray, "*studies R C"],
+) -> tuple[
+    Float[np.ndarray, "*studies"], Float[np.ndarray, "*studies"], Float[np.ndarray, "*studies"]
+]:
+    """MS_r, MS_c and MS_e of each study's table."""
     replicates, subjects = values.shape[-2:]
     mean = values.mean(axis=(-2, -1), keepdims=True)
     by_replicate = values.mean(axis=-1, keepdims=True)
     by_case = values.mean(axis=-2, keepdims=True)
     df_r, df_c = replicates - 1, subjects - 1
-    df_e = df_r * df_c
     ms_r = subjects * ((by_replicate - mean) ** 2).sum(axis=(-2, -1)) / df_r
     ms_c = replicates * ((by_case - mean) ** 2).sum(axis=(-2, -1)) / df_c
-    ms_e = ((values - by_replicate - by_case + mean) ** 2).sum(axis=(-2, -1)) / df_e
+    ms_e = ((values - by_replicate - by_case + mean) ** 2).sum(axis=(-2, -1)) / (df_r * df_c)
+    return np.asarray(ms_r), np.asarray(ms_c), np.asarray(ms_e)
 
+
+def _precision(
+    ms_r: np.ndarray, ms_c: np.ndarray, ms_e: np.ndarray, replicates: int, subjects: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Standard error of the mean and its degrees of freedom."""
+    df_r, df_c = replicates - 1, subjects - 1
     has_r, has_c = ms_r > ms_e, ms_c > ms_e
     total = np.maximum(ms_r, ms_e) + np.maximum(ms_c, ms_e) - ms_e
     # MS_e stays in the sum when both components are positive (with -1) or neither is (with +1)
     spread = (
         np.where(has_r, ms_r**2 / df_r, 0)
         + np.where(has_c, ms_c**2 / df_c, 0)
-        + np.where(has_r == has_c, ms_e**2 / df_e, 0)
+        + np.where(has_r == has_c, ms_e**2 / (df_r * df_c), 0)
     )
     degrees = np.maximum(total**2 / spread, min(df_r, df_c))
-    error = np.sqrt(total / (replicates * subjects))
-    return np.asarray(mean[..., 0, 0]), np.asarray(error), np.asarray(degrees)
+    return np.asarray(np.sqrt(total / (replicates * subjects))), np.asarray(degrees)
+
+
+def components(values: Float[np.ndarray, "R C"]) -> Spread:
+    """Split the variance of a table between replicates, cases and what neither explains."""
+    replicates, subjects = values.shape
+    ms_r, ms_c, ms_e = (float(ms) for ms in mean_squares(values))
+    return Spread(
+        math.sqrt(max(0.0, ms_r - ms_e) / subjects),
+        math.sqrt(max(0.0, ms_c - ms_e) / replicates),
+        math.sqrt(ms_e),
+    )
+
+
+def precision(spread: Spread, replicates: int, subjects: int) -> tuple[float, float]:
+    """Standard error and degrees of freedom to expect of a study with these components."""
+    residual = spread.residual**2
+    ms_r = np.asarray(subjects * spread.replicate**2 + residual)
+    ms_c = np.asarray(replicates * spread.case**2 + residual)
+    error, degrees = _precision(ms_r, ms_c, np.asarray(residual), replicates, subjects)
+    return float(error), float(degrees)
+
+
+def power(difference: float, error: float, degrees: float, *, level: float = LEVEL) -> float:
+    """Chance to find a true `difference`: both tails of the noncentral t beyond the limit."""
+    limit = stats.t.ppf(1 - level / 2, degrees)
+    shift = difference / error
+    return float(stats.nct.sf(limit, degrees, shift) + stats.nct.cdf(-limit, degrees, shift))
 
 
 def t_interval(
@@ -146,11 +233,12 @@ def t_interval(
     return np.asarray(mean - half), np.asarray(mean + half), np.asarray(p)
 
 
-def detectable_difference(error: float, degrees: float) -> float:
+def detectable_difference(error: float, degrees: float, *, level: float = LEVEL) -> float:
     """The smallest true difference that a study this precise would find with 80 % power.
 
     Sum of two quantiles of t times the standard error; the power at this difference lies within
-    two per cent of the nominal one from 3 degrees of freedom on.
+    two per cent of the nominal one from 3 degrees of freedom on. Under Holm's correction for m
+    comparisons a lone difference is tested at 0.05 / m: give that as `level`.
     """
-    quantiles = stats.t.ppf([(1 + CONFIDENCE) / 2, POWER], degrees)
+    quantiles = stats.t.ppf([1 - level / 2, POWER], degrees)
     return math.fsum(quantiles) * error

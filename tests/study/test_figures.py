@@ -1,12 +1,17 @@
 """Drawing: logs made short, and slices of cases with their outlines."""
 
+import io
 import re
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from medcl.data.volume import Volume
 from medcl.study import figures, overlays
-from medcl.study.report_figures import worst_and_best
+from medcl.study.drawing import render
+from medcl.study.figures import Point, Row
+from medcl.study.report_overlays import worst_and_best
 
 
 def test_long_logs_are_drawn_by_block_means_and_gaps_are_left_out():
@@ -63,3 +68,70 @@ def test_worst_and_best_cases_never_overlap():
     values = {"a": 0.5, "b": 0.1, "c": 0.9, "d": float("nan")}
     assert worst_and_best(values, 1) == [("worst", "b"), ("best", "c")]
     assert worst_and_best(values, 2) == [("worst", "b"), ("worst", "a"), ("best", "c")]
+
+
+def axes_of(drawing):
+    """The axes a figure is drawn on."""
+    axes = Figure().add_subplot()
+    drawing.draw(axes)
+    return axes
+
+
+def test_a_forest_has_a_line_per_class_and_arm_with_its_interval():
+    rows = [
+        Row("liver, voco", 1, Point(1, 2.0, 1.0, 3.0), "liver"),
+        Row("liver, mae", 2, Point(1, -1.0, -4.0, 2.0), "liver"),
+        Row("spleen, voco", 1, Point(1, 5.0), "spleen"),  # too few replicates for an interval
+    ]
+    axes = axes_of(figures.forest(rows, "x", title="1 labelled", quantity="Dice"))
+    assert [label.get_text() for label in axes.get_yticklabels()] == [row.label for row in rows]
+    assert list(axes.get_yticks()) == [0.0, 1.0, 2.5]  # classes stand apart
+    bars = [line for group in axes.collections for line in group.get_segments()]
+    ends = [(bar[0][0], bar[1][0]) for bar in bars if len(bar) and np.isfinite(bar).all()]
+    assert ends == [(1.0, 3.0), (-4.0, 2.0)]
+
+
+def test_costs_stand_at_their_seconds_with_the_label_count_beside_them():
+    curves = {
+        "scratch": [Point(1, 50.0, seconds=60.0), Point(4, 60.0, seconds=90.0)],
+        "voco": [Point(1, 55.0, seconds=660.0), Point(4, 61.0)],  # a pretraining that failed
+    }
+    axes = axes_of(figures.costs(curves, "x", quantity="Dice (points)"))
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines == {"scratch": [[60.0, 50.0], [90.0, 60.0]], "voco": [[660.0, 55.0]]}
+    assert [text.get_text() for text in axes.texts] == ["1", "4", "1"]
+
+
+def test_the_bound_is_a_line_in_the_colour_of_its_arm():
+    curves = {"scratch": [Point(1, 50.0), Point(2, 55.0)], "voco": [Point(1, 52.0), Point(2, 56.0)]}
+    axes = axes_of(
+        figures.learning_curves(curves, "x", {1: 2, 2: 2}, quantity="Dice", bounds={"voco": 80.0})
+    )
+    (line,) = [line for line in axes.lines if line.get_label() == "voco, all labels"]
+    assert list(line.get_ydata()) == [80.0, 80.0]
+    assert line.get_color() == figures.colour(1)
+
+
+def test_a_png_has_a_white_ground_and_no_time_or_program_in_it():
+    curves = {"voco": [Point(1, 2.0, 1.0, 3.0), Point(4, 3.0, 2.0, 4.0)]}
+    drawing = figures.gains(curves, "x", quantity="Dice (points)", control="scratch")
+    data = render(drawing, "png")
+    assert imread(io.BytesIO(data))[0, 0].tolist() == [1.0, 1.0, 1.0, 1.0]
+    assert b"Software" not in data
+    assert data == drawing.png()
+
+
+def test_the_png_of_an_overlay_shows_both_outlines():
+    reference = np.zeros((20, 20, 1), np.uint8)
+    reference[5:10, 5:10] = 1
+    predicted = np.roll(reference, 6, axis=0)
+    volumes = [volume_of(reference.astype(np.float32)), volume_of(reference)]
+    found = overlays.cut(*volumes, [volume_of(predicted)])
+    pixels = imread(io.BytesIO(overlays.overlay_png(found, 0)))[..., :3]
+
+    def share(colour):
+        wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        return (np.abs(pixels - wanted).max(axis=-1) < 0.02).mean()
+
+    assert 0.001 < share(overlays.REFERENCE) < 0.1
+    assert 0.001 < share(overlays.PREDICTION) < 0.1

@@ -4,7 +4,7 @@ import hashlib
 
 from medcl.config import Options, Pretrain
 from medcl.networks.transfer import Transfer
-from medcl.study import prose
+from medcl.study import methods, prose
 from medcl.study.markup import Html, escape, table, tag, ticked
 from medcl.study.names import Names
 from medcl.study.results import Run
@@ -63,8 +63,8 @@ def test_transfer_is_put_in_words():
 
 def test_options_are_named_with_their_values():
     options = Options.model_validate({"name": "voco", "grid": [2, 2, 1], "width": 64})
-    assert prose.described(options) == "voco with grid [2, 2, 1], width 64"
-    assert prose.described(Options(name="unet")) == "unet"
+    assert methods.described(options) == "voco with grid [2, 2, 1], width 64"
+    assert methods.described(Options(name="unet")) == "unet"
 
 
 def test_missing_runs_are_grouped():
@@ -101,8 +101,8 @@ def test_names_and_paths_in_a_message_are_hidden_but_numbers_and_units_stay():
 
 
 def test_pretraining_that_read_labels_is_not_said_to_have_seen_none():
-    assert "without any label" in prose.pretraining_saw([])
-    said = prose.pretraining_saw(["lesions", "other"])
+    assert "without any label" in methods.pretraining_saw([])
+    said = methods.pretraining_saw(["lesions", "other"])
     assert "without any label" not in said
     assert "lesions and other read the voxel labels" in said
 
@@ -110,7 +110,7 @@ def test_pretraining_that_read_labels_is_not_said_to_have_seen_none():
 def test_every_phase_of_a_pretraining_is_described():
     first = {"objective": "global_contrast", "steps": 3, "learning_rate": 0.01}
     phases = [{"objective": {"name": "local_contrast", "blocks": 2}, "steps": 5}]
-    said = prose.describe_pretraining(Pretrain.model_validate({**first, "then": phases}))
+    said = methods.describe_pretraining(Pretrain.model_validate({**first, "then": phases}))
     assert "objective global_contrast, 3 steps" in said
     assert "then objective local_contrast with blocks 2 on the same network, 5 steps" in said
     assert said.count("peak learning rate 0.01") == 2

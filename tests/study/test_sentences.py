@@ -2,9 +2,13 @@
 
 import pytest
 
+from medcl.study.measures import MEASURES
 from medcl.study.sentences import encoder_words, mean_sentence, p_value, points, sentence, verdict
 
+# a primary comparison, the only one of its study
 SURE = {
+    "p_holm": 0.0123,
+    "family": 1,
     "difference": 0.032,
     "interval": (0.011, 0.053),
     "p": 0.0123,
@@ -49,6 +53,51 @@ def test_an_interval_that_touches_zero_is_neither_gain_nor_loss(interval):
     text = say(interval=interval, p=0.05)
     assert "no measurable difference" in text
     assert not any(word in text for word in (" gains ", " loses ", "no effect"))
+
+
+def test_a_gain_that_holms_correction_does_not_uphold_is_not_claimed():
+    text = say(p=0.0123, p_holm=0.074, family=6)
+    assert text == (
+        "With 4 labelled subjects, no measurable difference between this encoder (voco) and "
+        "training from scratch (+3.2 Dice points, 95 % interval 1.1 to 5.3, p = 0.012, after "
+        "Holm's correction for 6 comparisons p = 0.074, 5 replicates); this study could have seen "
+        "2.9 points."
+    )
+
+
+@pytest.mark.parametrize(("p_holm", "claimed"), [(0.0499, True), (0.05, False), (None, False)])
+@pytest.mark.parametrize(("interval", "verb"), [((0.01, 0.05), "gains"), ((-0.05, -0.01), "loses")])
+def test_a_primary_comparison_claims_only_below_five_per_cent_after_holm(
+    p_holm, claimed, interval, verb
+):
+    text = say(interval=interval, p_holm=p_holm, family=3)
+    assert (f" {verb} " in text) == claimed
+    assert ("no measurable difference" in text) != claimed
+
+
+def test_a_secondary_comparison_is_called_one_and_needs_no_correction():
+    text = say(p_holm=None, family=0, against="mae")
+    assert text == (
+        "With 4 labelled subjects, this encoder (voco) gains 3.2 Dice points over mae (95 % "
+        "interval 1.1 to 5.3, p = 0.012, 5 replicates; secondary)."
+    )
+
+
+def test_a_smaller_distance_is_the_gain_and_a_larger_one_the_loss():
+    far = MEASURES["hd95_mm"]
+    better = say(measure=far, difference=-1.24, interval=(-2.0, -0.5), detectable=1.0)
+    assert "this encoder (voco) lowers HD95 by 1.2 mm against training from scratch" in better
+    worse = say(measure=far, difference=1.24, interval=(0.5, 2.0), detectable=1.0)
+    assert "this encoder (voco) raises HD95 by 1.2 mm against training from scratch" in worse
+    unclear = say(measure=far, difference=1.24, interval=(-0.5, 3.0), detectable=2.01)
+    assert "(+1.2 mm HD95, 95 % interval −0.5 to 3.0" in unclear
+    assert "could have seen 2.1 mm" in unclear
+    assert verdict((-2.0, -0.5), measure=far) == "gain"
+    assert verdict((0.5, 2.0), measure=far) == "loss"
+
+
+def test_an_arm_without_a_pretraining_goes_by_its_name():
+    assert "scratch-long gains 3.2 Dice points" in say(arm="scratch-long", seeds=0)
 
 
 def test_a_gain_too_small_for_one_decimal_is_printed_with_more():
@@ -112,7 +161,8 @@ def test_every_sentence_of_a_grid_of_results_keeps_the_rules():
             text = say(difference=(low + high) / 2, interval=(low, high))
             assert (" gains " in text) == (low > 0)
             assert (" loses " in text) == (high < 0)
-            assert "no effect" not in text
+            for word in ("no effect", "no difference", "does not help", "equal"):
+                assert word not in text
 
 
 def test_verdicts_are_one_word():

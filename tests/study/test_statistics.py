@@ -1,29 +1,42 @@
-"""The crossed-variance interval: against a slow loop, and its level by simulation."""
+"""The crossed-variance interval: against a slow loop, and its level and power by simulation."""
 
 import math
 from itertools import product
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from medcl.study.statistics import (
+    LEVEL,
+    Spread,
+    components,
     crossed,
     detectable_difference,
     estimate,
+    holm,
+    power,
+    precision,
     t_interval,
 )
 
 
 def simulate(rng, *, studies, replicates, cases, variances, effect=0.0):
-    """Differences of `studies` studies (S, R, C): effect + replicate + case + residual."""
-    replicate, case, residual = (math.sqrt(variance) for variance in variances)
-    return (
-        effect
-        + replicate * rng.standard_normal((studies, replicates, 1))
-        + case * rng.standard_normal((studies, 1, cases))
-        + residual * rng.standard_normal((studies, replicates, cases))
+    """Differences (S, R, C) of two arms: each has noise of its own, half of `variances`."""
+    replicate, case, residual = (math.sqrt(variance / 2) for variance in variances)
+
+    def arm():
+        return (
+            replicate * rng.standard_normal((studies, replicates, 1))
+            + case * rng.standard_normal((studies, 1, cases))
+            + residual * rng.standard_normal((studies, replicates, cases))
+        )
+
+    # how hard a case and how lucky a subset is for both arms leaves their difference
+    shared = rng.standard_normal((studies, 1, cases)) + rng.standard_normal(
+        (studies, replicates, 1)
     )
+    return (shared + arm() + effect) - (shared + arm())
 
 
 def slow_interval(table):
@@ -92,6 +105,99 @@ def test_four_replicates_are_enough_for_the_level_to_hold():
     assert np.mean(p < 0.05) <= 0.07
 
 
+@pytest.mark.parametrize(("replicates", "cases"), list(product((5, 10), (12, 40))))
+@pytest.mark.parametrize("deviation", [2, 2 * math.sqrt(2)])  # of the difference; of each arm
+def test_four_points_are_found_as_often_as_the_predicted_power_says(replicates, cases, deviation):
+    rng = np.random.default_rng(24)
+    values = simulate(
+        rng,
+        studies=2000,
+        replicates=replicates,
+        cases=cases,
+        variances=[deviation**2] * 3,
+        effect=4,
+    )
+    *_, p = t_interval(*crossed(values))
+    error, degrees = precision(Spread(deviation, deviation, deviation), replicates, cases)
+    assert np.mean(p < LEVEL) == pytest.approx(power(4, error, degrees), abs=0.05)
+
+
+def slow_power(shift, degrees):
+    """Chance that |Z + shift| exceeds the limit of t, over every value of the error's estimate."""
+    limit = stats.t.ppf(0.975, degrees)
+
+    def beyond(v):
+        reach = limit * math.sqrt(v / degrees)
+        tails = stats.norm.sf(reach - shift) + stats.norm.cdf(-reach - shift)
+        return tails * stats.chi2.pdf(v, degrees)
+
+    return integrate.quad(beyond, 0, 20 * degrees)[0]
+
+
+@pytest.mark.parametrize(("difference", "degrees"), [(0.0, 5.0), (0.4, 5.0), (-1.0, 9.0), (1, 40)])
+def test_power_equals_the_integral_over_the_estimated_error(difference, degrees):
+    expected = slow_power(difference / 0.3, degrees)
+    assert power(difference, 0.3, degrees) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_components_are_those_of_the_slow_loop_and_are_never_negative():
+    rng = np.random.default_rng(8)
+    (table,) = simulate(rng, studies=1, replicates=200, cases=300, variances=(4, 9, 1))
+    found = components(table)
+    assert (found.replicate, found.case, found.residual) == pytest.approx((2, 3, 1), rel=0.1)
+    crossing = np.array([[1.0, -1.0], [-1.0, 1.0]])  # all in the residual
+    assert components(crossing) == Spread(0.0, 0.0, 2.0)
+
+
+def test_the_expected_precision_is_that_of_a_table_with_these_components():
+    rng = np.random.default_rng(9)
+    (table,) = simulate(rng, studies=1, replicates=5, cases=9, variances=(3, 2, 1))
+    found = estimate(table)
+    assert found.spread.replicate > 0
+    assert found.spread.case > 0
+    assert precision(found.spread, 5, 9) == pytest.approx((found.error, found.degrees))
+
+
+def slow_holm(p, level):
+    """Which of the family are rejected: step down from the smallest until one fails."""
+    rejected = [False] * len(p)
+    order = sorted(range(len(p)), key=lambda i: (p[i] is None, p[i]))
+    for step, place in enumerate(order):
+        if p[place] is None or p[place] > level / (len(p) - step):
+            break
+        rejected[place] = True
+    return rejected
+
+
+def test_holm_rejects_what_stepping_down_rejects():
+    rng = np.random.default_rng(10)
+    for size in range(1, 8):
+        for _ in range(30):
+            p = [None if rng.random() < 0.1 else float(v) for v in rng.random(size) ** 3]
+            found = [q is not None and q <= 0.05 for q in holm(p)]
+            assert found == slow_holm(p, 0.05)
+
+
+def test_holm_gives_the_values_adjusted_by_hand():
+    # 4 x 0.005, 3 x 0.01, 2 x 0.03, and 1 x 0.04, which may not fall below the one before it
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_comparison_that_failed_still_counts_in_its_family():
+    assert holm([0.02, None]) == [pytest.approx(0.04), None]
+
+
+def test_a_family_of_true_nulls_is_rejected_in_at_most_seven_per_cent_of_studies():
+    rng = np.random.default_rng(25)
+    values = simulate(rng, studies=2000 * 6, replicates=5, cases=12, variances=(1, 1, 1))
+    *_, p = t_interval(*crossed(values))
+    families = p.reshape(2000, 6)
+    assert np.mean([min(holm(list(family))) < LEVEL for family in families]) <= 0.07
+    assert np.mean(families.min(axis=1) < LEVEL) > 0.2  # what goes uncorrected
+
+
 def test_a_difference_as_large_as_the_detectable_one_is_found_in_four_of_five_studies():
     rng = np.random.default_rng(22)
     variances, replicates, cases = (0.5, 0.5, 1.0), 10, 40
@@ -106,6 +212,14 @@ def test_a_difference_as_large_as_the_detectable_one_is_found_in_four_of_five_st
 def test_the_detectable_difference_is_the_sum_of_two_quantiles_of_t():
     # qt(0.975, 9) = 2.262157, qt(0.8, 9) = 0.8834039 (printed tables of t)
     assert detectable_difference(0.01, 9.0) == pytest.approx(0.03145561, abs=1e-7)
+
+
+def test_a_stricter_level_asks_for_a_larger_difference():
+    # with qt(0.8, 9) as above
+    expected = 0.01 * (stats.t.ppf(1 - 0.05 / 12, 9) + 0.8834039)
+    found = detectable_difference(0.01, 9.0, level=0.05 / 6)
+    assert found == pytest.approx(expected, abs=1e-7)
+    assert found > detectable_difference(0.01, 9.0)
 
 
 def test_the_interval_contains_zero_exactly_when_p_exceeds_five_per_cent():

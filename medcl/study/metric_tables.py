@@ -1,0 +1,144 @@
+"""The tables of classes and metrics."""
+
+from __future__ import annotations
+
+import math
+
+from medcl.study.cells import (
+    WHO,
+    column_of,
+    estimated,
+    mean_of_known,
+    pairs,
+    raw,
+    rules_of,
+)
+from medcl.study.comparison import (
+    case_table,
+    class_values,
+    difference_of,
+    lost_classes,
+    mean_of,
+)
+from medcl.study.measures import MEASURES, SECONDARY
+from medcl.study.results import OK, Results
+from medcl.study.statistics import MIN_REPLICATES
+from medcl.study.tables import Cell, Column, Number, Table
+
+
+def classes(results: Results) -> Table:
+    """Mean Dice of each class, in brackets the replicates in which it is lost."""
+    names = list(results.study.dataset.classes)
+    weights = results.study.primary.weights
+    rows: list[list[Cell]] = []
+    for labelled, arm in pairs(results):
+        lost = lost_classes(results, arm, labelled)
+        runs = [run for run in results.runs_of(arm, labelled) if run.status == OK]
+        row: list[Cell] = [str(labelled), arm]
+        for name in names:
+            values = [v for run in runs for v in class_values(run, name, weights=weights)]
+            row.append(Number(mean_of_known(values), 1, 100.0, note=len(lost.get(name, ()))))
+        rows.append(row)
+    caption = (
+        "Mean Dice of each class in points, over replicates and the test cases where it is "
+        "defined. In brackets: replicates in which it is 0 throughout."
+    )
+    columns = (*WHO, *(Column(n, n, "n", note=f"{n}_lost_replicates") for n in names))
+    return Table("classes", caption, columns, rows, rules_of(rows))
+
+
+def class_differences(results: Results) -> Table:
+    """Difference of each class to the control, as in the forest plot."""
+    names = list(results.study.dataset.classes)
+    weights = results.study.primary.weights
+    measure = MEASURES[results.study.primary.metric]
+    rows: list[list[Cell]] = []
+    for labelled, arm in pairs(results, without=results.control):
+        row: list[Cell] = [str(labelled), arm]
+        for name in names:
+            found = difference_of(
+                results, arm, labelled, results.control,
+                weights=weights, metric=measure.key, name=name,
+            )  # fmt: skip
+            row.append(estimated(found, measure, sign=True))
+        rows.append(row)
+    caption = (
+        f"Paired difference of {measure.title} ({measure.unit}) to {results.control}, class by "
+        "class, with 95 % intervals. Secondary, not corrected."
+    )
+    columns = (*WHO, *(Column(name, name, "n", interval=True) for name in names))
+    return Table("class_differences", caption, columns, rows, rules_of(rows))
+
+
+def metrics(results: Results) -> Table:
+    """Distances, overlap, and Dice of the weights chosen by validation."""
+    names = list(results.study.dataset.classes)
+    rows: list[list[Cell]] = []
+    for labelled, arm in pairs(results):
+        runs = [run for run in results.runs_of(arm, labelled) if run.status == OK]
+        row: list[Cell] = [str(labelled), arm]
+        for measure in SECONDARY:
+            found = [v for r in runs for n in names for v in class_values(r, n, metric=measure.key)]
+            undefined = sum(math.isnan(value) for value in found)
+            row.append(Number(mean_of_known(found), measure.digits, measure.scale, note=undefined))
+        chosen = case_table(results, arm, labelled, weights="selected")
+        rows.append([*row, Number(mean_of_known([float(v) for v in chosen.ravel()]), 1, 100.0)])
+    tolerance = results.study.evaluate.nsd_tolerance_mm
+    caption = (
+        "Means over replicates, test cases and classes. In brackets: values that are undefined "
+        "(an empty reference or prediction has no distance) and left out of the mean, so that an "
+        "arm that misses a class may look better than it is. NSD with a tolerance of "
+        f"{tolerance:g} mm. Last column: Dice in points of the weights selected on the validation "
+        "subjects."
+    )
+    columns = (*WHO, *(column_of(m, note=f"{m.key}_undefined") for m in SECONDARY))
+    last = Column("dice_selected", "Dice, selected weights", "n")
+    return Table("metrics", caption, (*columns, last), rows, rules_of(rows))
+
+
+def metric_differences(results: Results) -> Table:
+    """Differences to the control in every metric but the primary one."""
+    shown = [m for m in MEASURES.values() if m.key != results.study.primary.metric]
+    rows: list[list[Cell]] = []
+    for labelled, arm in pairs(results, without=results.control):
+        row: list[Cell] = [str(labelled), arm]
+        for measure in shown:
+            found = difference_of(results, arm, labelled, results.control, metric=measure.key)
+            row.append(estimated(found, measure, sign=True))
+        rows.append(row)
+    caption = (
+        f"Paired differences to {results.control} with 95 % intervals: mean over the classes "
+        "defined in both arms of a case; of distances, less is better. Secondary, not corrected."
+    )
+    columns = (*WHO, *(column_of(m, interval=True) for m in shown))
+    return Table("metric_differences", caption, columns, rows, rules_of(rows))
+
+
+def per_class(results: Results) -> Table:
+    """Every class and metric in a row of its own; for the file, not for the page."""
+    rows: list[list[Cell]] = []
+    for labelled, arm in pairs(results):
+        for name in results.study.dataset.classes:
+            for measure in MEASURES.values():
+                given = {"metric": measure.key, "name": name}
+                mean = mean_of(results, arm, labelled, **given)
+                found = difference_of(results, arm, labelled, results.control, **given)
+                row: list[Cell] = [str(labelled), arm, name, measure.key, raw(mean), raw(found)]
+                p = found.p if found and found.p is not None else None
+                rows.append([*row, Number(p), mean.replicates, mean.cases, mean.undefined_cases])
+    columns = (
+        *WHO,
+        Column("class", "class", "t"),
+        Column("metric", "metric", "t"),
+        Column("mean", "mean", "n", interval=True),
+        Column("difference", "difference", "n", interval=True),
+        Column("p", "p", "n"),
+        Column("replicates", "replicates", "n"),
+        Column("cases", "cases", "n"),
+        Column("undefined_cases", "undefined", "n"),
+    )
+    caption = (
+        "Every class and metric of the last weights, over the test cases that are defined in "
+        f"every replicate; intervals from {MIN_REPLICATES} replicates on; not corrected."
+    )
+    return Table("metrics_per_class", caption, columns, rows, rules_of(rows))

@@ -1,0 +1,191 @@
+"""The tables of a report: the answer, further controls, variance and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medcl.study import prose, protocol
+from medcl.study.cells import WHO, estimated, p_cell, rules_of, scaled
+from medcl.study.comparison import Comparison, case_table, lost_classes
+from medcl.study.cost import costs
+from medcl.study.measures import MEASURES
+from medcl.study.prose import NONE
+from medcl.study.resampling import SEED, bootstrap, wilcoxon
+from medcl.study.results import OK, Results
+from medcl.study.tables import Cell, Column, Number, Table
+
+
+def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
+    """Every arm at every label count in numbers."""
+    measure = MEASURES[results.study.primary.metric]
+    columns = [*WHO, Column("mean", f"{measure.title} ({measure.unit})", "n", interval=True)]
+    if results.control:
+        columns += [
+            Column("difference", f"difference to {results.control}", "n", interval=True),
+            Column("p", "p", "n"),
+            Column("p_holm", "p after Holm", "n"),
+        ]
+    columns += [
+        Column("lost", "classes at 0", "t"),
+        Column("replicates", "replicates", "n"),
+        Column("seconds", "seconds", "n"),
+    ]
+    rows: list[list[Cell]] = []
+    for item in comparisons:
+        row: list[Cell] = [str(item.labelled), item.arm, estimated(item.mean, measure)]
+        if results.control:
+            p = p_cell(item.difference.p) if item.difference else ""
+            row += [estimated(item.difference, measure, sign=True), p, _holm(item)]
+        lost = lost_words(results, item.arm, item.labelled)
+        rows.append([*row, lost, _replicates(item, results), Number(item.seconds, 0)])
+    caption = (
+        f"Mean {measure.title} on the test subjects"
+        + (" in points (times 100)" if measure.points else f" in {measure.unit}")
+        + ", with 95 % intervals"
+    )
+    if results.control:
+        caption += (
+            f"; differences to {results.control} are paired. P after Holm: corrected over the "
+            "primary comparisons; without it a comparison is secondary, or has no interval"
+        )
+    caption += (
+        ". Classes at 0: in how many replicates the mean Dice of a class is 0. Seconds: mean "
+        "fine-tuning"
+    )
+    caption += " and one whole pretraining." if protocol.pretrainings(results.study) else "."
+    return Table("answer", caption, tuple(columns), rows, rules_of(rows))
+
+
+def _replicates(item: Comparison, results: Results) -> Number:
+    """`5`, or `4 of 5` where some are missing."""
+    planned, found = results.study.replicates, item.replicates
+    return Number(found, text=str(found) if found == planned else f"{found} of {planned}")
+
+
+def lost_words(results: Results, arm: str, labelled: int) -> str:
+    """`spleen 2/5`: classes with a mean Dice of 0 and in how many finished replicates."""
+    done = sum(run.status == OK for run in results.runs_of(arm, labelled))
+    found = lost_classes(results, arm, labelled)
+    return ", ".join(f"{name} {len(lost)}/{done}" for name, lost in found.items()) or NONE
+
+
+def further(results: Results, comparisons: Sequence[Comparison]) -> Table:
+    """Pretrained arms beside further controls."""
+    measure = MEASURES[results.study.primary.metric]
+    rows = [
+        [
+            str(item.labelled),
+            item.arm,
+            item.control or "",
+            estimated(item.difference, measure, sign=True),
+            p_cell(item.difference.p if item.difference else None),
+            scaled(item.difference.detectable if item.difference else None, measure),
+            item.replicates,
+        ]
+        for item in comparisons
+    ]
+    caption = (
+        f"Paired difference of mean {measure.title} ({measure.unit}) of each pretrained arm to "
+        "further controls, with 95 % intervals. Secondary, not corrected."
+    )
+    columns = (
+        *WHO,
+        Column("control", "control", "t"),
+        Column("difference", "difference", "n", interval=True),
+        Column("p", "p", "n"),
+        Column("detectable", "could have seen", "n"),
+        Column("replicates", "replicates", "n"),
+    )
+    return Table("controls", caption, columns, rows, rules_of(rows))
+
+
+def variance(results: Results, comparisons: Sequence[Comparison]) -> Table:
+    """Where the differences vary, what the study could have seen, and two secondary looks."""
+    chosen = results.study.primary
+    measure = MEASURES[chosen.metric]
+    given = {"weights": chosen.weights, "metric": chosen.metric}
+    rows: list[list[Cell]] = []
+    for item in comparisons:
+        found = item.difference
+        if found is None or found.spread is None or item.control is None:
+            continue
+        mine, other = (
+            case_table(results, one, item.labelled, **given) for one in (item.arm, item.control)
+        )
+        table = _complete(mine - other)
+        low, high = bootstrap(table, np.random.default_rng(SEED))
+        spread = (found.spread.replicate, found.spread.case, found.spread.residual)
+        rows.append(
+            [
+                str(item.labelled),
+                item.arm,
+                *(scaled(value, measure) for value in spread),
+                scaled(found.detectable, measure),
+                Number(found.mean, measure.digits, measure.scale, True, (float(low), float(high))),
+                p_cell(wilcoxon(table)),
+            ]
+        )
+    caption = (
+        f"Standard deviations of the difference of mean {measure.title} to {results.control} "
+        f"({measure.unit}) between replicates, between test subjects and of the rest; the true "
+        "difference this study would find with a power of 80 % (for a primary comparison at the "
+        "level Holm's correction asks of the first); and two secondary looks: the crossed "
+        "bootstrap's 95 % interval, which is too narrow with few replicates, and Wilcoxon's test "
+        "over test cases, which holds for these trained models only, not for the arms."
+    )
+    columns = (
+        *WHO,
+        Column("sd_replicate", "SD replicate", "n"),
+        Column("sd_case", "SD subject", "n"),
+        Column("sd_residual", "SD rest", "n"),
+        Column("detectable", "could have seen", "n"),
+        Column("bootstrap", "bootstrap", "n", interval=True),
+        Column("p_these_models", "p, these models only", "n"),
+    )
+    return Table("variance", caption, columns, rows, rules_of(rows))
+
+
+def cost(results: Results) -> Table:
+    """Time, memory and device of each stage and arm."""
+    rows: list[list[Cell]] = [
+        [
+            item.stage,
+            item.arm or "all",
+            item.jobs,
+            Number(item.seconds, text=prose.duration(item.seconds)),
+            Number(item.seconds / item.jobs, text=prose.duration(item.seconds / item.jobs)),
+            Number(item.memory_mb, 0),
+            Number(item.device_mb, 0),
+            item.device or NONE,
+        ]
+        for item in costs(results)
+    ]
+    caption = (
+        "Time of each stage and arm, the largest memory of one of its jobs, and where it ran; "
+        "memory on a GPU is counted apart."
+    )
+    columns = (
+        Column("stage", "stage", "t"),
+        Column("arm", "arm", "t"),
+        Column("jobs", "jobs", "n"),
+        Column("seconds", "time", "n"),
+        Column("seconds_of_one", "time of one", "n"),
+        Column("memory_mb", "memory (MB)", "n"),
+        Column("gpu_memory_mb", "GPU memory (MB)", "n"),
+        Column("device", "device", "t"),
+    )
+    return Table("cost", caption, columns, rows)
+
+
+def _complete(values: np.ndarray) -> np.ndarray:
+    """Without replicates that have no value, then without cases that have a gap."""
+    rows = values[~np.isnan(values).all(axis=1)]
+    return rows[:, ~np.isnan(rows).any(axis=0)]
+
+
+def _holm(item: Comparison) -> Cell:
+    if item.difference is None:
+        return ""
+    return p_cell(item.p_holm)

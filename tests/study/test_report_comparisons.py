@@ -1,0 +1,190 @@
+"""What a report compares with what, and what that cost."""
+
+import re
+
+import numpy as np
+import pytest
+from make_results import Fake, make
+from report_pages import QUICK, quick, rows_of, run, text_of
+
+from medcl.files import read_json, write_json
+from medcl.study import drawing, methods
+from medcl.study.comparison import case_table, compare, compare_further
+from medcl.study.cost import costs
+from medcl.study.report import make_report
+from medcl.study.results import read_results
+from medcl.study.statistics import detectable_difference
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Figures take most of the time of a report, and nothing here depends on them."""
+    monkeypatch.setattr(drawing, "render", lambda figure, kind: b"<svg></svg>")
+
+
+def test_the_primary_comparisons_are_those_the_study_names(tmp_path):
+    results, page = quick(
+        tmp_path / "a",
+        labelled=(1, 2),
+        effects={"voco": 0.06, "order": -0.03},
+        primary={"arms": ["order"], "labelled": [2], "metric": "nsd"},
+    )
+    found = {(c.arm, c.labelled): c for c in compare(results)}
+    assert [key for key, item in found.items() if item.primary] == [("order", 2)]
+    assert found["order", 2].p_holm == found["order", 2].difference.p
+    assert found["voco", 2].p_holm is None
+    text = text_of(page)
+    assert "Primary is 1 comparison: mean NSD of order against scratch with 2 labelled" in text
+    assert re.search(
+        r"With 2 labelled subjects, [^.]*\(voco\)[^;]*NSD points[^;]*; secondary", text
+    )
+    assert text.index("this encoder (order)") < text.index("(voco)")  # primary arms come first
+    alone = found["order", 2].difference
+    assert alone.detectable == detectable_difference(alone.error, alone.degrees)
+    row = run(results.folder / "config.resolved.yaml") and rows_of(results.folder)["order", "2"]
+    assert (row["metric"], row["primary"]) == ("nsd", "yes")
+    cases = case_table(results, "order", 2).mean(axis=0)
+    subjects = [(cases[0] + cases[1]) / 2, *cases[2:]]  # the first one was seen twice
+    assert float(row["dice"]) == pytest.approx(np.mean(subjects), rel=1e-5)
+
+
+def test_what_a_primary_comparison_could_have_seen_heeds_the_size_of_its_family(tmp_path):
+    results, _ = quick(tmp_path / "a", effects={"voco": 0.06, "order": -0.03})
+    _, first, _ = compare(results)
+    found = first.difference
+    expected = detectable_difference(found.error, found.degrees, level=0.05 / 2)
+    assert found.detectable == pytest.approx(expected)
+    assert found.detectable > detectable_difference(found.error, found.degrees)
+
+
+def test_pretrained_arms_are_set_beside_every_further_control(tmp_path):
+    results, page = quick(
+        tmp_path / "a",
+        effects={"voco": 0.06, "mae": 0.02},
+        controls=("mae",),
+        long=True,
+    )
+    pairs = [(c.arm, c.control) for c in compare_further(results)]
+    assert pairs == [("voco", "scratch-long"), ("voco", "mae")]
+    found = compare_further(results)[1]
+    expected = np.mean(case_table(results, "voco", 1) - case_table(results, "mae", 1), axis=0)
+    both = (expected[0] + expected[1]) / 2  # two visits of one subject
+    assert found.difference.mean == pytest.approx(np.mean([both, *expected[2:]]))
+    assert (found.primary, found.p_holm) == (False, None)
+    text = text_of(page)
+    sentences = [words for words in text.split("With ") if "; secondary" in words]
+    assert "between scratch-long and training from scratch" in sentences[0]
+    assert all("this method (voco)" in words for words in sentences[1:])
+    assert [" mae (" in words for words in sentences] == [False, False, True]
+    assert "scratch-long and mae are further controls" in text
+    assert "scratch-long is trained from scratch for as many further steps" in text
+
+
+def test_the_bound_with_all_labels_is_drawn_and_told(tmp_path):
+    results, page = quick(tmp_path / "a", bound=2)
+    values = [
+        value
+        for run in results.bound
+        for (weights, metric), table in run.scores.items()
+        for value in table.values()
+        if (weights, metric) == ("last", "dice")
+    ]
+    mean = 100 * float(np.mean(values))
+    said = text_of(page)
+    assert "Dashed: the bound with every labelled candidate (in brackets" in said
+    assert f"scratch {mean:.1f} (2)" in said
+    _, page = quick(tmp_path / "b")
+    assert "bound with every labelled candidate" not in page
+
+
+def test_a_waived_finding_heads_the_report(tmp_path):
+    waived = ({"kind": "near_duplicate", "cases": ["patient-000a", "patient-013a"]},)
+    _, page = quick(tmp_path / "a", waived=waived)
+    text = text_of(page)
+    words = "Waived finding of the leakage audit: near duplicate (case-"
+    assert text.index(words) < text.index("Does pretraining help?")
+    assert "patient-0" not in page
+
+
+def test_an_arm_whose_pretraining_failed_has_failed_and_the_others_go_on(tmp_path):
+    results, page = quick(
+        tmp_path / "a", effects={"voco": 0.1, "order": 0.1}, failed_pretraining=("voco",)
+    )
+    run(results.folder / "config.resolved.yaml")
+    rows = rows_of(results.folder)
+    assert rows["voco", "1"]["status"] == "failed"
+    assert (rows["voco", "1"]["dice"], rows["voco", "1"]["seconds"]) == ("", "")
+    assert rows["order", "1"]["status"] == "ok"
+    assert "could not be compared with training from scratch" in text_of(page)
+    assert "loss is nan at step 812" in page
+
+
+def test_three_replicates_give_differences_without_intervals(tmp_path):
+    _, page = quick(tmp_path / "a", replicates=3)
+    text = text_of(page)
+    assert "3 replicates; an interval needs at least 5" in text
+    assert not re.search(r"\) gains|\) loses", text)
+
+
+def test_a_single_arm_is_reported_by_its_means(tmp_path):
+    results, page = quick(tmp_path / "a", effects={}, seeds={})
+    assert "scratch reaches a mean Dice of" in text_of(page)
+    assert "difference to scratch" not in page
+    assert compare(results)[0].difference is None
+
+
+def test_a_case_undefined_in_one_run_leaves_every_comparison_it_belongs_to(tmp_path):
+    results, _ = quick(tmp_path / "a")
+    file = results.folder / "finetune/voco/n1/r0/metrics.csv"
+    lines = file.read_text().splitlines()
+    gone = [
+        re.sub(r",dice,[\d.]+,", ",dice,,both empty", line)
+        if line.startswith("patient-001a")
+        else line
+        for line in lines
+    ]
+    file.write_text("\n".join(gone) + "\n")
+    again = read_results(results.folder / "config.resolved.yaml", results.folder)
+    scratch, voco = compare(again)
+    assert (scratch.mean.undefined_cases, voco.difference.undefined_cases) == (0, 1)
+    assert np.isnan(case_table(again, "voco", 1)).sum() == 1
+    assert "1 test case left out" in text_of(make_report(again).html)
+
+
+def test_what_the_intervals_do_not_cover_is_said(tmp_path):
+    results, _ = quick(tmp_path / "a", labelled=(1, 6), seeds={})
+    said = " ".join(methods.caveats(results))
+    assert "Holm's correction covers the 2 primary comparisons" in said
+    assert "With 6 of 10 labelled candidates" in said
+    assert "Fewer than 3 pretraining seeds (voco)" in said
+
+
+def test_benchmark_files_time_the_stages_that_do_not_time_themselves(tmp_path):
+    config = make(tmp_path / "a", Fake(**QUICK))
+    folder = tmp_path / "a/benchmark"
+    folder.mkdir()
+    head = "s\th:m:s\tmax_rss\tmax_vms\n"
+    (folder / "ingest.tsv").write_text(f"{head}12.5\t0:00:12\t210.5\t900\n")
+    for replicate in (0, 1):
+        file = folder / f"evaluate.voco.n1.r{replicate}.tsv"
+        file.write_text(f"{head}{4 + replicate}\t0:00:04\tNA\t-\n")
+    found = {(c.stage, c.arm): c for c in costs(read_results(config, config.parent))}
+    assert (found["ingest", None].seconds, found["ingest", None].memory_mb) == (12.5, 210.5)
+    evaluated = found["evaluate", "voco"]
+    assert (evaluated.jobs, evaluated.seconds, evaluated.memory_mb) == (2, 9.0, None)
+    assert (found["pretrain", "voco"].jobs, found["pretrain", "voco"].memory_mb) == (3, 1310.5)
+
+
+def test_the_cost_names_device_and_memory_of_each_arm(tmp_path):
+    config = make(tmp_path / "a", Fake(**QUICK))
+    folder = tmp_path / "a/benchmark"
+    folder.mkdir()
+    head = "s\th:m:s\tmax_rss\tmax_vms\n"
+    (folder / "pretrain.voco.s0.tsv").write_text(f"{head}12.5\t0:00:12\t4210.5\t900\n")
+    file = tmp_path / "a/pretrain/voco/s0/summary.json"
+    write_json(file, {**read_json(file), "device": "cuda", "peak_memory_mb": 20000.0})
+    found = {(c.stage, c.arm): c for c in costs(read_results(config, config.parent))}
+    pretrain = found["pretrain", "voco"]
+    assert (pretrain.memory_mb, pretrain.device_mb) == (4210.5, 20000.0)
+    assert pretrain.device == "cpu, cuda"
+    assert (found["finetune", "voco"].device, found["finetune", "voco"].device_mb) == ("cpu", None)
