@@ -48,9 +48,12 @@ def put(model: nn.Module, arrays: Arrays, names: Names) -> None:
 
 
 def gradients(model: nn.Module, names: Names) -> Arrays:
-    """Gradients under the names of the file."""
-    found = {theirs: model.get_parameter(ours).grad for theirs, ours in names.items()}
-    return {f"g.{theirs}": gradient for theirs, gradient in found.items() if gradient is not None}
+    """Gradients under the names of the file; 0 of what the loss does not use."""
+    parameters = {theirs: model.get_parameter(ours) for theirs, ours in names.items()}
+    return {
+        f"g.{theirs}": torch.zeros_like(own) if own.grad is None else own.grad
+        for theirs, own in parameters.items()
+    }
 
 
 def layers(theirs: str, ours: str) -> Names:

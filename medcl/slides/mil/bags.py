@@ -7,8 +7,8 @@ run draws the same. The bags of a step differ from one another as long as there 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from medcl.errors import MedclError
 Batch = dict[str, Tensor]
 
 
+@runtime_checkable
 class Features(Protocol):
     """Where the features of bags are; read in a loader worker."""
 
@@ -42,71 +43,69 @@ class InMemory:
         return self.bags[bag] if rows is None else self.bags[bag][rows]
 
 
-@dataclass(frozen=True)
 class Bags:
     """The bags of a training; see the module's text.
 
     names, labels: of the bags. cap: instances of a bag drawn at a time, without replacement; all
-    of a bag that has no more. balanced: every class equally often in a batch, its classes in a
-    random order where they do not divide it.
+    of a bag that has no more. balanced: every class equally often in a batch, and in a random
+    order, where a batch is no multiple of the classes.
 
     Raises MedclError for no bag, labels that do not match, and bags without an instance.
     """
 
-    names: Sequence[str]
-    labels: Sequence[int]
-    features: Features
-    cap: int = 4096
-    balanced: bool = False
-    chosen: int | None = None
-    first: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]
-    of_class: tuple[np.ndarray, ...] = field(default=(), repr=False)
-
-    def __post_init__(self) -> None:
-        if self.first is not None:
-            return
-        if not self.names:
+    def __init__(
+        self,
+        names: Sequence[str],
+        labels: Sequence[int],
+        features: Features,
+        *,
+        cap: int = 4096,
+        balanced: bool = False,
+    ) -> None:
+        if not names:
             raise MedclError("no bag to train on")
-        if len(self.names) != len(self.labels):
-            raise MedclError(f"{len(self.names)} bags, but {len(self.labels)} labels")
-        counts = [self.features.count(name) for name in self.names]
-        if empty := [name for name, n in zip(self.names, counts, strict=True) if n == 0]:
+        if len(names) != len(labels):
+            raise MedclError(f"{len(names)} bags, but {len(labels)} labels")
+        counts = [features.count(name) for name in names]
+        if empty := [name for name, n in zip(names, counts, strict=True) if n == 0]:
             raise MedclError(f"bags without an instance: {', '.join(empty)}; leave them out")
-        object.__setattr__(self, "first", np.concatenate([[0], np.cumsum(counts)]))
-        labels = np.asarray(self.labels)
-        kinds = tuple(np.flatnonzero(labels == kind) for kind in np.unique(labels))
-        object.__setattr__(self, "of_class", kinds)
+        self.names, self.labels, self.features = names, np.asarray(labels), features
+        self.cap, self.balanced = cap, balanced
+        self.counts = np.array(counts)
+        self.of_class = [np.flatnonzero(self.labels == kind) for kind in np.unique(self.labels)]
 
     @property
     def instances(self) -> int:
         """Instances of all bags."""
-        return int(self.first[-1])
+        return int(self.counts.sum())
 
-    def for_step(self, rng: np.random.Generator, index: int) -> Bags:
+    def for_step(self, rng: np.random.Generator, index: int) -> OneBag:
         """The bag for place `index` of a step whose places share `rng`."""
+        bags, turn = np.arange(len(self.names)), index
         if self.balanced:
-            order = rng.permutation(len(self.of_class))
-            turn, kind = divmod(index, len(order))
-            shuffled = [rng.permutation(bags) for bags in self.of_class]
-            bags = shuffled[order[kind]]
-        else:
-            bags, turn = rng.permutation(len(self.names)), index
-        return replace(self, chosen=int(bags[turn % len(bags)]))
+            turn, kind = divmod(index, len(self.of_class))
+            bags = self.of_class[rng.permutation(len(self.of_class))[kind]]
+        return OneBag(self, int(rng.permutation(bags)[turn % len(bags)]))
 
     def item(self, rng: np.random.Generator) -> Batch:
+        """Any bag."""
+        return self.read(int(rng.integers(len(self.names))), rng)
+
+    def read(self, bag: int, rng: np.random.Generator) -> Batch:
         """A bag filled up to the largest that can come, so that a loader can stack them."""
-        bag = int(rng.integers(len(self.names))) if self.chosen is None else self.chosen
-        name, first = self.names[bag], int(self.first[bag])
-        count = int(self.first[bag + 1]) - first
-        rows = np.arange(count)
+        count = int(self.counts[bag])
+        rows = None
         if count > self.cap:
             rows = np.sort(rng.choice(count, self.cap, replace=False))
-        read = self.features.read(name, rows if count > self.cap else None)
-        length = min(self.cap, int(np.diff(self.first).max()))
-        features = torch.zeros(length, read.shape[1], dtype=torch.from_numpy(read[:0]).dtype)
-        features[: len(rows)] = torch.from_numpy(np.ascontiguousarray(read))
+        read = torch.from_numpy(np.ascontiguousarray(self.features.read(self.names[bag], rows)))
+        length = min(self.cap, int(self.counts.max()))
+        features = torch.zeros(length, read.shape[1], dtype=read.dtype)
+        features[: len(read)] = read
         instance = torch.full((length,), -1)
-        instance[: len(rows)] = torch.from_numpy(first + rows)
+        before = int(self.counts[:bag].sum())
+        instance[: len(read)] = before + torch.from_numpy(
+            np.arange(count) if rows is None else rows
+        )
         return {
             "features": features,
             "mask": instance >= 0,
@@ -122,6 +121,17 @@ class Bags:
         if features.dtype == torch.float16:
             short["features"] = features.float()
         return {**batch, **short}
+
+
+@dataclass(frozen=True)
+class OneBag:
+    """The items of one place of a step."""
+
+    bags: Bags
+    number: int
+
+    def item(self, rng: np.random.Generator) -> Batch:
+        return self.bags.read(self.number, rng)
 
 
 def whole(bags: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
