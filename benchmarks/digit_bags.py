@@ -33,13 +33,13 @@ BAGS, LENGTH, POSITIVES, TRAINING_IMAGES = 200, 10, 2, 1000
 METHODS: dict[str, dict[str, Any]] = {
     "abmil": {"steps": 600, "options": {"name": "abmil", "width": 64, "attention": 64}},
     "ins": {
-        "steps": 2000,
+        "steps": 1600,
         "options": {
             "name": "ins",
             "width": 128,
             "projection": 64,
             "attention": 64,
-            "queue": 2048,
+            "queue": 1024,
             "momentum": 0.99,
             "warm_steps": 1000,
         },

@@ -29,7 +29,7 @@ from medcl.errors import TrainingFailed
 from medcl.slides.mil.bags import whole
 
 FOLDS, REPEATS, CONFIDENCE = 5, 5, 0.95
-STEPS, BATCH, LEARNING_RATE = 300, 8, 1e-3
+STEPS, BATCH, LEARNING_RATE = 200, 8, 1e-3
 SMALL = {"width": 64, "attention": 64}
 METHODS: dict[str, dict[str, Any]] = {
     "mean": {"options": {"name": "mean", "width": 64}},
@@ -42,8 +42,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "transmil": {"options": {"name": "transmil", "width": 64}, "batch": 2},
     "scmil": {"options": {"name": "scmil", "projection": 64, **SMALL}},
     "ins": {
-        "options": {"name": "ins", "projection": 64, "queue": 2048, "momentum": 0.99, **SMALL},
-        "steps": 1300,
+        "options": {
+            "name": "ins",
+            "projection": 64,
+            "queue": 1024,
+            "momentum": 0.99,
+            "warm_steps": 500,  # of 8 bags: 54 passes of musk1, 25 of elephant
+            **SMALL,
+        },
+        "steps": 800,
     },
 }
 Bag = np.ndarray

@@ -6,6 +6,7 @@ run draws the same. The bags of a step differ from one another as long as there 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -71,13 +72,14 @@ class Bags:
             raise MedclError(f"bags without an instance: {', '.join(empty)}; leave them out")
         self.names, self.labels, self.features = names, np.asarray(labels), features
         self.cap, self.balanced = cap, balanced
-        self.counts = np.array(counts)
+        self.counts, self.longest = counts, max(counts)
+        self.first = [0, *itertools.accumulate(counts)]
         self.of_class = [np.flatnonzero(self.labels == kind) for kind in np.unique(self.labels)]
 
     @property
     def instances(self) -> int:
         """Instances of all bags."""
-        return int(self.counts.sum())
+        return self.first[-1]
 
     def for_step(self, rng: np.random.Generator, index: int) -> OneBag:
         """The bag for place `index` of a step whose places share `rng`."""
@@ -93,19 +95,17 @@ class Bags:
 
     def read(self, bag: int, rng: np.random.Generator) -> Batch:
         """A bag filled up to the largest that can come, so that a loader can stack them."""
-        count = int(self.counts[bag])
+        count, first = self.counts[bag], self.first[bag]
         rows = None
         if count > self.cap:
             rows = np.sort(rng.choice(count, self.cap, replace=False))
         read = torch.from_numpy(np.ascontiguousarray(self.features.read(self.names[bag], rows)))
-        length = min(self.cap, int(self.counts.max()))
+        length = min(self.cap, self.longest)
         features = torch.zeros(length, read.shape[1], dtype=read.dtype)
         features[: len(read)] = read
         instance = torch.full((length,), -1)
-        before = int(self.counts[:bag].sum())
-        instance[: len(read)] = before + torch.from_numpy(
-            np.arange(count) if rows is None else rows
-        )
+        numbers = np.arange(count) if rows is None else rows
+        instance[: len(read)] = torch.from_numpy(first + numbers)
         return {
             "features": features,
             "mask": instance >= 0,

@@ -35,9 +35,10 @@ softmax twice. Trained on one device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -125,15 +126,15 @@ class INS(Aggregator):
         class_weights: Sequence[float] | None = None,
         *,
         width: Count = 512,
-        layers: int = 1,
+        layers: Annotated[int, Field(ge=0)] = 1,
         projection: Count = 128,
         attention: Count | None = 128,
         warm_steps: Count = 1000,
         momentum: Share = 0.999,
         temperature: Positive = 0.07,
         queue: Count = 8192,
-        contrast_weight: float = 0.5,
-        bag_weight: float = 1.0,
+        contrast_weight: Annotated[float, Field(ge=0)] = 0.5,
+        bag_weight: Annotated[float, Field(ge=0)] = 1.0,
         smoothing: tuple[Share, Share] = (0.95, 0.8),
         view_dropout: Share = 0.1,
     ) -> None:
