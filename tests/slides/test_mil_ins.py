@@ -38,7 +38,7 @@ def test_prototypes_follow_the_rows_one_after_the_other():
 
 
 def test_soft_labels_move_to_the_nearest_prototype_that_the_bag_allows():
-    labels = torch.tensor([[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]])
+    labels = torch.tensor([[0.5, 0.0, 0.5], [0.6, 0.0, 0.4]])  # the second is of a negative bag
     scores = torch.tensor([[0.1, 0.8, 0.2], [0.1, 0.2, 0.7]])
     allowed = candidates(torch.tensor([2, 0]), 3)
     found = moved(labels, scores, allowed, 0.9)
