@@ -2,7 +2,7 @@
 
 Of scikit-learn's 8 x 8 digits 1000 images make 200 training bags and the other 797 make 200 test
 bags. A bag holds 10 images, a positive one 2 nines among them, a negative one none. Areas under the
-ROC curve of bags and of the instances of the positive test bags, mean of the seeds; about 25 s a
+ROC curve of bags and of the instances of the positive test bags, mean of the seeds; about 20 s a
 seed on one thread.
 """
 
