@@ -10,7 +10,10 @@ from oracles.adapters import ADAPTERS, OBJECTIVE_OF, longest, module_of
 
 TOLERANCE = {torch.float64: (1e-9, 1e-12), torch.float32: (2e-5, 2e-6)}
 # At a collapse v2's logarithm multiplies the rounding of a cosine by 1 / e = 1e6.
-LOOSER = {"voco_v2_": 1e-9}
+# CLAM-MB's logits and DSMIL's root of 128 are float32 in the published code, as is all of TransMIL;
+# INS adds 1e-12 before a logarithm.
+LOOSER = {"voco_v2_": 1e-9, "clam_mb_": 1e-6, "dsmil_c": 1e-6, "transmil_": 1e-4}
+LOOSER["ins_supcon"] = 1e-10
 
 
 def pytest_generate_tests(metafunc):
@@ -36,9 +39,13 @@ def adapter_for(file):
 
 
 def input_of(gradient, arrays):
-    """The input that a stored gradient belongs to: families name it in one of three ways."""
+    """The input that a stored gradient belongs to: families name it in one of three ways.
+
+    None where it is no input's name; the adapter then gives the gradient as a value.
+    """
     plain = gradient.removeprefix("grad_")
-    return next(n for n in (plain, f"in_{plain}", f"{plain}_embeddings") if n in arrays)
+    names = (plain, f"in_{plain}", f"{plain}_embeddings")
+    return next((name for name in names if name in arrays), None)
 
 
 def load(file, dtype):
@@ -65,7 +72,7 @@ def test_values_and_gradients_are_those_of_the_published_code(oracle, dtype):
         torch.testing.assert_close(
             value.detach().double(), expected[name].double(), rtol=relative, atol=absolute
         )
-    gradients = [name for name in expected if name.startswith("grad_")]
+    gradients = [name for name in expected if name.startswith("grad_") and name not in found]
     if gradients:
         next(iter(found.values())).backward()
     for name in gradients:

@@ -48,14 +48,15 @@ def contrast(
     ids: Int[Tensor, " N"],
     key_ids: Int[Tensor, " M"],
     kept: bool | None = None,
+    cosine: bool = True,
 ) -> Float[Tensor, " N"]:
     """Loss of each row; 0, and no gradient, for a row that is not there or has no target.
 
     `targets`: the place of each row's positive among the keys, -1 for none; or weights, whose rows
     sum to 1, or to 0 for none. `kept`: whether similarities are kept for the backward pass; chosen
-    by their size if None.
+    by their size if None. Without `cosine` the rows are compared by their products as they are.
     """
-    q, k = unit(queries), unit(keys)
+    q, k = (unit(queries), unit(keys)) if cosine else (full(queries), full(keys))
     if kept is None:
         size = len(q) * len(k) * q.element_size()
         kept = size <= min(KEPT_LARGEST, KEPT_SHARE * _memory(q.device))
@@ -116,8 +117,12 @@ def accuracy(
 
 def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
     """Divide each row by its length, in float32 at least; a zero stays zero."""
-    full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    return F.normalize(full, dim=-1)
+    return F.normalize(full(x), dim=-1)
+
+
+def full(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Widen half precision to float32; leave the rest as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class _LogSumExp(torch.autograd.Function):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from oracles import volumetric
+from oracles import adapters_mil, volumetric
 from torch import Tensor, nn
 
 from medcl.contrast.similarity import accuracy, contrast, nt_xent
@@ -35,9 +35,7 @@ Arrays = dict[str, Tensor]
 # Beginning of the file names -> module below medcl.objectives, or, with a dot, below medcl. The
 # longest beginning counts.
 OBJECTIVE_OF = {
-    "abmil_": "abmil",
     "cacr_": "cacr",
-    "clam_": "clam",
     "clip_": "clip",
     "cliprocket_": "clip",
     "coca_": "coca",
@@ -46,11 +44,9 @@ OBJECTIVE_OF = {
     "coretuning_mixup_": "segmentation.regularisers",
     "dcl_": "dcl",
     "dclw_": "dcl",
-    "dsmil_": "dsmil",
     "gradcache_": "training.fit",
     "halp_": "halp",
     "hydra_": "hydra",
-    "ins_": "ins",
     "interclr_": "interclr",
     "lightly_": "lightly_losses",
     "lightly_ntxentloss": "contrast.similarity",
@@ -68,19 +64,18 @@ OBJECTIVE_OF = {
     "pml_": "lightly_losses",
     "protoclip_": "protoclip",
     "schedules": "training.schedule",
-    "scmil_": "scmil",
     "siglip_": "siglip",
     "slotcon_": "slotcon",
     "swav_": "swav",
     "swinunetr_": "contrast.similarity",
     "tcl_": "tcl",
-    "transmil_": "transmil",
     "velvet_": "velvet",
     "voco_labels_": "voco",
     "voco_nnssl_": "voco",
     "voco_v0_": "voco",
     "voco_v1_": "voco",
     "voco_v2_": "voco",
+    **adapters_mil.OBJECTIVE_OF,
     **volumetric.OBJECTIVE_OF,
 }
 
@@ -267,6 +262,7 @@ ADAPTERS: dict[str, Callable[[Arrays], Arrays]] = {
     "voco_v0_": voco_v0,
     "voco_v1_": voco_v1,
     "voco_v2_": voco_v2,
+    **adapters_mil.ADAPTERS,
     **volumetric.ADAPTERS,
 }
 
