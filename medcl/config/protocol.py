@@ -74,6 +74,9 @@ class Tune(Section):
         return sorted(rates)
 
 
+WAYS = ("pretrain", "weights", "start", "cost_of", "selftrain")
+
+
 def check(study: Study) -> None:
     """Raise ValidationError with every problem between the sections of a study."""
     found = [*_arms(study), *_primary(study), *_bound(study), *_tune(study)]
@@ -94,9 +97,9 @@ def origin_of(study: Study, arm: str) -> str | None:
     while arm in study.arms and arm not in seen:
         seen.append(arm)
         settings = study.arms[arm]
-        if settings.start is None:
+        if settings.base is None:
             return arm if settings.pretrain or settings.weights else None
-        arm = settings.start
+        arm = settings.base
     return None
 
 
@@ -105,7 +108,7 @@ def _arms(study: Study) -> Iterator[Problem]:
         message = "no arm starts from scratch; add `scratch: {}` to `arms` as the control"
         yield ("arms",), message, None
     for name, arm in study.arms.items():
-        given = [key for key in ("pretrain", "weights", "start", "cost_of") if getattr(arm, key)]
+        given = [key for key in WAYS if getattr(arm, key)]
         if len(given) > 1:
             message = f"{' and '.join(given)} cannot stand together; an arm starts in one way"
             yield ("arms", name), message, given
@@ -124,6 +127,7 @@ def _arms(study: Study) -> Iterator[Problem]:
                     f"what the weights of {other} cost is not known; name an arm with `pretrain`"
                 )
                 yield ("arms", name, key), message, other
+        yield from _selftrain(study, name)
         if arm.finetune is not None:
             try:
                 study.finetune.changed_by(arm.finetune)
@@ -131,6 +135,18 @@ def _arms(study: Study) -> Iterator[Problem]:
                 for item in error.errors(include_url=False):
                     path = ("arms", name, "finetune", *item["loc"])
                     yield path, item["msg"].removeprefix("Value error, "), item["input"]
+
+
+def _selftrain(study: Study, name: str) -> Iterator[Problem]:
+    settings = study.arms[name].selftrain
+    if settings is None:
+        return
+    path = ("arms", name, "selftrain", "of")
+    if settings.of not in study.arms:
+        yield path, _unknown(settings.of, study.arms), settings.of
+    elif study.arms[settings.of].selftrain or study.arms[settings.of].cost_of:
+        message = f"{settings.of} is made from other runs itself; name an arm that is not"
+        yield path, message, settings.of
 
 
 def _primary(study: Study) -> Iterator[Problem]:
@@ -153,6 +169,9 @@ def _bound(study: Study) -> Iterator[Problem]:
         return
     if bound.arm not in study.arms:
         yield ("bound", "arm"), _unknown(bound.arm, study.arms), bound.arm
+    elif study.arms[bound.arm].selftrain:
+        message = f"{bound.arm} labels the pool, and with all labels there is none left"
+        yield ("bound", "arm"), message, bound.arm
     elif study.arms[bound.arm].cost_of:
         message = f"the steps of {bound.arm} follow from another run; name an arm of its own steps"
         yield ("bound", "arm"), message, bound.arm
