@@ -32,6 +32,7 @@ def study(**changed: object) -> dict:
         ({"selftrain": {"of": "dens"}}, "arms.a.selftrain.of: no arm 'dens'; did you mean"),
         ({"selftrain": {"of": "a"}}, "arms.a.selftrain.of: a is made from other runs itself"),
         ({"selftrain": {"of": "own"}, "start": "own"}, "start and selftrain cannot stand"),
+        ({"labelled": [3]}, "arms.a.labelled.0: 3 is not in the study's `labelled`"),
     ],
 )
 def test_an_arm_that_leads_nowhere_is_refused_with_its_key(arm: dict, problem: str) -> None:

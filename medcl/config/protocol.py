@@ -128,6 +128,7 @@ def _arms(study: Study) -> Iterator[Problem]:
                 )
                 yield ("arms", name, key), message, other
         yield from _selftrain(study, name)
+        yield from _counts(study, name)
         if arm.finetune is not None:
             try:
                 study.finetune.changed_by(arm.finetune)
@@ -135,6 +136,24 @@ def _arms(study: Study) -> Iterator[Problem]:
                 for item in error.errors(include_url=False):
                     path = ("arms", name, "finetune", *item["loc"])
                     yield path, item["msg"].removeprefix("Value error, "), item["input"]
+
+
+def _counts(study: Study, name: str) -> Iterator[Problem]:
+    """An arm is run where the study is, and where the runs are that it is made from."""
+    arm = study.arms[name]
+    for place, count in enumerate(arm.labelled or ()):
+        if count not in study.labelled:
+            message = f"{count} is not in the study's `labelled`"
+            yield ("arms", name, "labelled", place), message, count
+    if arm.labelled is not None and name == study.control:
+        message = "the control is run with every number of labels; take `labelled` away"
+        yield ("arms", name, "labelled"), message, arm.labelled
+    teacher = arm.selftrain.of if arm.selftrain else None
+    if teacher in study.arms:
+        lacking = [n for n in study.counts(name) if n not in study.counts(teacher)]
+        if lacking:
+            message = f"{teacher} is not run with {lacking[0]} labelled; leave that out here too"
+            yield ("arms", name, "labelled"), message, arm.labelled
 
 
 def _selftrain(study: Study, name: str) -> Iterator[Problem]:

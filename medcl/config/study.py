@@ -175,6 +175,9 @@ class Arm(Section):
     selftrain: Selftrain | None = Field(
         None, description="train anew on labels another arm gives to the pool"
     )
+    labelled: list[Count] | None = Field(
+        None, min_length=1, description="numbers of labelled subjects of this arm; absent: all"
+    )
     control: bool = Field(
         False,
         description="compare the other arms with this one too; always so without `pretrain` "
@@ -277,6 +280,11 @@ class Study(Section):
         scratch = [name for name, arm in self.arms.items() if arm.from_scratch]
         plain = [name for name in scratch if self.arms[name].finetune is None]
         return (plain or scratch)[0] if len(self.arms) > 1 and scratch else None
+
+    def counts(self, arm: str) -> list[int]:
+        """Numbers of labelled subjects an arm is run with."""
+        own = self.arms[arm].labelled
+        return [n for n in self.labelled if own is None or n in own]
 
     @model_validator(mode="after")
     def sections_fit(self) -> Study:

@@ -82,7 +82,7 @@ def runs(study: Study) -> list[Row]:
     return [
         run(study, arm, labelled, replicate)
         for arm in study.arms
-        for labelled in study.labelled
+        for labelled in study.counts(arm)
         for replicate in range(study.replicates)
     ]
 
@@ -228,7 +228,12 @@ def primary_pairs(study: Study) -> list[tuple[str, int]]:
     pretrained = [n for n in others if is_pretrained(study, n) and not study.arms[n].selftrain]
     named = study.primary.arms or pretrained or others
     counts = study.primary.labelled or study.labelled
-    return [(arm, n) for n in study.labelled if n in counts for arm in study.arms if arm in named]
+    return [
+        (arm, n)
+        for n in study.labelled
+        for arm in study.arms
+        if arm in named and n in counts and n in study.counts(arm)
+    ]
 
 
 def _is_control(arm: Arm) -> bool:
@@ -267,6 +272,9 @@ def words(study: Study) -> list[str]:
                 f"{100 * teaching.keep:g} % of the cases it is most sure of, voxels from a "
                 f"probability of {teaching.confidence:g} on), from the same weights."
             )
+        if arm.labelled is not None:
+            counts = ", ".join(map(str, study.counts(name)))
+            said.append(f"{name} is run with {counts} labelled only.")
         if changes := changes_of(study, name):
             differing = ", ".join(f"{key} {value}" for key, value in changes.items())
             said.append(f"The fine-tuning of {name} differs from the other arms': {differing}.")
