@@ -28,8 +28,8 @@ Source: Jiang et al., "Anatomical Invariance Modeling and Semantic Alignment for
 Learning in 3D Medical Image Analysis", ICCV 2023, arXiv:2302.05615.
 
 Differs from the paper: matches by normalised position, by registration or by the embedding that is
-being learnt, instead of by a frozen network's; a U-Net instead of a Swin transformer; reconstruction has half the stated weight of 10, as in the
-numbers of the authors' code.
+being learnt, instead of by a frozen network's; a U-Net instead of a Swin transformer;
+reconstruction has half the stated weight of 10, as in the numbers of the authors' code.
 Differs from the authors' code, which cannot be run: views change in intensity, where the code
 computes changes and does not use them; each item draws its own pair of volumes instead of the batch
 before; no dropout, so that a resumed run is exact and a batch may be embedded in parts; bottleneck
