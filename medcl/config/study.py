@@ -138,6 +138,11 @@ class Study(Section):
 
     study: Name = Field(description="name; results go to results/<study>")
     dataset: Dataset = Field(description="a file in config/datasets, or its content")
+    pretrain_on: list[Dataset] = Field(
+        default_factory=list,
+        description="further datasets (files or their content) whose images join the unlabelled "
+        "pool and nothing else; their labels are not read",
+    )
     root: str | None = Field(None, description="overrides the dataset's root (--config root=PATH)")
     results: Annotated[str, Field(pattern=r"^[^\s'\"]+$")] = Field(
         "results", description="folder of the results; no spaces or quotes in its name"
@@ -173,9 +178,37 @@ class Study(Section):
         return sorted(labelled)
 
     @model_validator(mode="after")
+    def datasets_fit(self) -> Study:
+        ours = self.dataset
+        names = [ours.name, *(other.name for other in self.pretrain_on)]
+        for number, other in enumerate(self.pretrain_on):
+            where = f"pretrain_on.{number}"
+            if names.count(other.name) > 1:
+                raise ValueError(f"{where}.name: two datasets are called '{other.name}'")
+            if other.modality != ours.modality:
+                raise ValueError(
+                    f"{where}.modality: '{other.name}' is {other.modality}, '{ours.name}' is "
+                    f"{ours.modality}; they must be the same"
+                )
+            theirs, mine = other.channel_names, ours.channel_names
+            modalities = [other.modality_of(name) for name in theirs]
+            if (theirs and mine and theirs != mine) or (
+                theirs == mine and modalities != [ours.modality_of(name) for name in mine]
+            ):
+                raise ValueError(
+                    f"{where}.channels: '{other.name}' has {_listed(other)}, '{ours.name}' has "
+                    f"{_listed(ours)}; they must be the same, in one order"
+                )
+        return self
+
+    @model_validator(mode="after")
     def has_control(self) -> Study:
         if len(self.arms) > 1 and all(arm.pretrain for arm in self.arms.values()):
             raise ValueError(
                 "no arm starts from scratch; add `scratch: {}` to `arms` as the control"
             )
         return self
+
+
+def _listed(dataset: Dataset) -> str:
+    return ", ".join(f"{name} ({dataset.modality_of(name)})" for name in dataset.channel_names)

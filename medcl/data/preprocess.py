@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Float64, Integer, Num, UInt8
 
 from medcl.config import Intensity
 from medcl.data.body import find_body
+from medcl.data.channels import filled
 from medcl.data.plan import ORIENTATION, Plan
 from medcl.data.resample import axis_matrices, most_probable, resample
 from medcl.data.store import Box
@@ -64,7 +65,7 @@ class Prepared:
 
 
 def prepare(volume: Volume, plan: Plan) -> Prepared:
-    """Make the network's input.
+    """Make the network's input; NaN (a channel shows nothing there) counts for no intensity.
 
     Raises MedclError for another number of channels than the plan's, and for an axis shorter
     than one voxel of the plan's spacing.
@@ -74,23 +75,26 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
             f"the image has {len(volume.array)} channels, the plan's images have {plan.channels}; "
             "exclude it or supply all channels"
         )
-    canonical = reorient(volume, ORIENTATION)
-    body = find_body(canonical, threshold=plan.body_threshold)
+    seen = reorient(volume, ORIENTATION)
+    canonical = filled(seen)
+    body = find_body(canonical, threshold=plan.body_thresholds)
     part = _cropped(canonical, body.crop)
     try:
         resampled = resample(part, plan.spacing)
     except ValueError as error:
         raise MedclError(f"{error}; exclude it or choose a finer `spacing`") from None
     array = resampled.array
-    for channel, values in zip(array, body.values(canonical.array), strict=True):
-        _rescale(channel, values, plan.intensity)
-    is_bounded = plan.intensity.rule != "zscore"
+    for channel, values, rule in zip(array, body.values(seen.array), plan.intensities, strict=True):
+        _rescale(channel, values, rule)
     return Prepared(
         array=array,
         affine=resampled.affine,
         spacing=plan.spacing,
         body=_body_box(body.box, body.crop, part.shape, part.spacing, resampled),
-        fill=tuple(0.0 if is_bounded else float(channel.min()) for channel in array),
+        fill=tuple(
+            float(channel.min()) if rule.rule == "zscore" else 0.0
+            for channel, rule in zip(array, plan.intensities, strict=True)
+        ),
         crop=body.crop,
         canonical=Geometry.of(canonical),
         original=Geometry.of(volume),
@@ -147,6 +151,9 @@ def _rescale(
     channel: Float32[np.ndarray, "X Y Z"], body: Num[np.ndarray, " N"], intensity: Intensity
 ) -> None:
     """Apply the intensity rule in place; `body` are values of the body before resampling."""
+    body = body[~np.isnan(body)]
+    if not body.size:  # the channel shows none of it
+        body = channel.ravel()
     if intensity.rule == "zscore":
         low, scale = float(body.mean(dtype=np.float64)), float(body.std(dtype=np.float64))
     else:
