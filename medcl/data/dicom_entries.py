@@ -82,7 +82,7 @@ def _series(source: Source, path: Path, options: Dicom) -> Iterator[Entry]:
         else:
             yield entry.but(Finding.of(item.problem))
     for file, finding in pairing.unmatched:
-        name = case_name(file.relative_to(path).withsuffix_of("").as_posix())
+        name = case_name(file.relative_to(path).with_suffix("").as_posix())
         yield Entry(name, None, source.path, str(file)).but(finding)
     for file in sorted(volumes):
         yield skipped_file(file, source)

@@ -114,7 +114,7 @@ def nnssl(source: Source, path: Path, where: str) -> Iterator[Entry]:
                 for session, visit in person["sessions"].items():
                     for image in visit["images"]:
                         kind = str(image.get("modality") or "")
-                        if source.images and not fnmatch.fnmatchcase(kind, source.images):
+                        if source.images and not fnmatch.fnmatchcase(kind, str(source.images)):
                             continue
                         names = (origin, subject, session, image.get("name") or kind)
                         yield Entry(

@@ -200,7 +200,7 @@ def _folders(source: Source, path: Path, where: str) -> Iterator[Entry]:
             f"{where}.images: this key is required by layout folders, "
             "such as images/{subject}.nii.gz"
         )
-    images = _match(path, source.images, f"{where}.images")
+    images = _match(path, str(source.images), f"{where}.images")
     labels = (
         _match(path, source.labels, f"{where}.labels", ("subject", "visit", "class"))
         if source.labels

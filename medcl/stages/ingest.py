@@ -33,6 +33,7 @@ from medcl.errors import MedclError
 from medcl.files import read_json, sha256_of_file, write_json
 
 FORMAT = 1
+Image = tuple[str, Volume, Series | None]  # the file it is kept in, its voxels and DICOM series
 SHOWN = 50  # rows of a printed table; the files hold all of them
 
 
@@ -140,7 +141,7 @@ def _listed(args: argparse.Namespace) -> tuple[list[tuple[list[Entry], Rules]], 
     if args.modality is not None:
         raise MedclError("--modality: goes with --source; with --settings it is a key there")
     datasets = [load_section(Dataset, text) for text in (args.settings, *args.pretrain_on)]
-    listed = []
+    listed: list[tuple[list[Entry], Rules]] = []
     for dataset in datasets:
         rules = Rules.of(dataset, volumes)
         if args.keep_identifiers:
@@ -194,27 +195,13 @@ def examine(entry: Entry, rules: Rules) -> Outcome:
 
 def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case | None, list[int]]:
     """The row of a case and the values of its label; None where a finding speaks against it."""
-    assert entry.image is not None
-    parts = entry.files or (ChannelFile("", entry.image, entry.series),)
-    for part in parts:
-        if not exists(part.path):
-            code = "missing_channel" if entry.files else "missing_image_file"
-            findings.append(missing_file(code, part.path))
-    if _wrong(findings):
+    read, volume = _assembled(entry, rules, findings)
+    if volume is None:
         return None, []
-    read = [_read_image(entry, part, rules) for part in parts]
-    for part, (_, image, series) in zip(parts, read, strict=True):
-        file = file_of(part.path)[0]
-        findings += series.findings if series else check_nifti_header(file, image.shape)
-    path, volume, series = read[entry.reference]
-    if entry.files:
-        volume, told = assemble(entry.case, parts, [image for _, image, _ in read], entry.reference)
-        findings += told
-    else:
-        findings += check_image(volume, entry.image, channels=entry.channels)
+    path, _, series = read[entry.reference]
     modalities = [
-        _modality(entry, part, series, rules, findings)
-        for part, (_, _, series) in zip(parts, read, strict=True)
+        _modality(entry, name, of, rules, findings)
+        for name, (_, _, of) in zip(entry.names or [""] * len(read), read, strict=False)
     ]
     label: str | None = None
     values: list[int] = []
@@ -250,11 +237,36 @@ def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case |
     return case, values
 
 
+def _assembled(
+    entry: Entry, rules: Rules, findings: list[Finding]
+) -> tuple[list[Image], Volume | None]:
+    """Each file of the case, and all of them as one volume if they are there."""
+    assert entry.image is not None
+    parts = entry.files or (ChannelFile("", entry.image, entry.series),)
+    for part in parts:
+        if not exists(part.path):
+            code = "missing_channel" if entry.files else "missing_image_file"
+            findings.append(missing_file(code, part.path))
+    if _wrong(findings):
+        return [], None
+    read = [_read_image(entry, part, rules) for part in parts]
+    for part, (_, image, series) in zip(parts, read, strict=True):
+        file = file_of(part.path)[0]
+        findings += series.findings if series else check_nifti_header(file, image.shape)
+    if not entry.files:
+        volume = read[0][1]
+        findings += check_image(volume, entry.image, channels=entry.channels)
+        return read, volume
+    volume, told = assemble(entry.case, parts, [image for _, image, _ in read], entry.reference)
+    findings += told
+    return read, volume
+
+
 def _subject(entry: Entry, series: Series | None = None) -> str:
     return entry.apart + (entry.subject or (series and series.subject) or entry.case)
 
 
-def _read_image(entry: Entry, part: ChannelFile, rules: Rules) -> tuple[str, Volume, Series | None]:
+def _read_image(entry: Entry, part: ChannelFile, rules: Rules) -> Image:
     """The file an image is kept in (its own, or the converted one), the volume, its series."""
     series = part.series
     if series is None and Path(part.path).is_dir():
@@ -283,7 +295,7 @@ def _provenance(series: Series) -> dict[str, Any]:
 
 def _modality(
     entry: Entry,
-    part: ChannelFile,
+    channel: str,
     series: Series | None,
     rules: Rules,
     findings: list[Finding],
@@ -291,7 +303,7 @@ def _modality(
     """What the table or source says, else the DICOM header, else the dataset."""
     if entry.modality is not None:
         return entry.modality
-    expected = rules.channels.get(part.name, rules.modality)
+    expected = rules.channels.get(channel, rules.modality)
     if series is None or series.modality == "other":
         return expected
     if expected not in ("other", series.modality):
@@ -299,7 +311,7 @@ def _modality(
             Finding(
                 "modality_differs",
                 "error",
-                f"{part.path}: the header says {series.modality}, the dataset {expected}",
+                f"{series.folder}: the header says {series.modality}, the dataset {expected}",
                 "exclude the case, or set `modality` of the source",
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -60,12 +61,12 @@ def _channel_names(pool: list[Case]) -> tuple[str, ...]:
     return next(iter(first))
 
 
-def measure_case(task: tuple[Case, list[str]]) -> Measured:
+def measure_case(task: tuple[Case, Sequence[str]]) -> Measured:
     case, modalities = task
     return measure(case.case, read_image(case), *modalities)
 
 
-def _measured(cases: list[Case], modalities: list[str], threads: int) -> list[Measured]:
+def _measured(cases: list[Case], modalities: Sequence[str], threads: int) -> list[Measured]:
     """One entry per image that can be read, in the order of the cases."""
     progress = Progress("plan: images", len(cases))
     found: dict[str, Measured] = {}
