@@ -157,7 +157,7 @@ class DenseViews(Views):
         """voxels: where the points are in each view; kept: those that are in it."""
         images = batch["image"].flatten(0, 1)
         strengths = replace(AUGMENT, flip=(self.mirror, self.mirror, self.mirror))
-        draw = strengths.draw(len(images), self.spacing, generator)
+        draw = strengths.draw(len(images), self.spacing, generator, channels=images.shape[1])
         draw = replace(draw, matrix=in_plane(draw.matrix, self.size))
         changed, _ = apply(images, None, draw)
         points = batch["points"].repeat_interleave(2, 0)

@@ -121,7 +121,9 @@ class MAEViews(Views):
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """image: moved; visible: what the network sees; counted: hidden and in the volume."""
-        draw = AUGMENT.draw(len(batch["image"]), self.spacing, generator)
+        draw = AUGMENT.draw(
+            len(batch["image"]), self.spacing, generator, channels=batch["image"].shape[1]
+        )
         image, inside = apply(batch["image"], batch["inside"], draw)
         assert inside is not None
         in_volume = (inside > 0) & covered(draw, self.size, image.device)

@@ -153,7 +153,8 @@ class SepCLRViews(Views):
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Change each view by itself."""
         crops = batch["crops"].flatten(0, 1)
-        changed, _ = apply(crops, None, AUGMENT.draw(len(crops), self.spacing, generator))
+        draw = AUGMENT.draw(len(crops), self.spacing, generator, channels=crops.shape[1])
+        changed, _ = apply(crops, None, draw)
         return {**batch, "crops": changed.view_as(batch["crops"])}
 
 

@@ -59,7 +59,9 @@ class LabelledCrops:
     def augment(self, batch: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
         if self.augmentation is None:
             return batch
-        draw = self.augmentation.draw(len(batch["image"]), self.spacing, rng)
+        draw = self.augmentation.draw(
+            len(batch["image"]), self.spacing, rng, channels=batch["image"].shape[1]
+        )
         image, label = apply(batch["image"], batch["label"], draw)
         assert label is not None
         return {"image": image, "label": label}
