@@ -202,7 +202,7 @@ class Dataset(Section):
         if len(set(names)) < len(names):
             raise ValueError("channels: a name stands twice")
         reference = self.reference or (names[0] if names else None)
-        if self.reference and self.reference not in names:
+        if names and self.reference and self.reference not in names:
             raise ValueError(f"reference: no such channel{suggest(self.reference, list(names))}")
         if reference and self.modality_of(reference) != self.modality:
             raise ValueError(

@@ -45,21 +45,25 @@ def joining(dataset: Dataset, dicom: Dicom) -> list[Entry]:
     """Every image of a dataset that is pretrained on, told apart by the dataset's name."""
     name = dataset.name
     return [
-        replace(entry, case=f"{name}.{entry.case}", dataset=name, apart=f"{name}/")
+        replace(
+            entry,
+            case=f"{name}.{entry.case}",
+            subject=entry.subject or (entry.series and entry.series.subject) or entry.case,
+            dataset=name,
+            apart=f"{name}/",
+        )
         for entry in images_of(dataset, dicom, Channels.of(dataset))
     ]
 
 
-def check_alike(cases: Sequence[Case]) -> None:
-    """Raise MedclError where a dataset's cases have other channels than those of the first."""
-    ours = [case for case in cases if case.dataset == cases[0].dataset]
-    kinds = {_kind(case) for case in ours}
+def check_alike(name: str, cases: Sequence[Case]) -> None:
+    """Raise MedclError where another dataset's cases have other channels than those of `name`."""
+    ours = {_kind(case) for case in cases if case.dataset == name}
     for case in cases:
-        if case.dataset != cases[0].dataset and _kind(case) not in kinds:
+        if ours and case.dataset != name and _kind(case) not in ours:
             raise MedclError(
                 f"pretrain_on: '{case.dataset}' has {_told(_kind(case))} (case {case.case}), "
-                f"'{cases[0].dataset}' {' or '.join(map(_told, sorted(kinds)))}; choose the same "
-                "with `channels`"
+                f"'{name}' {' or '.join(map(_told, sorted(ours)))}; choose the same with `channels`"
             )
 
 

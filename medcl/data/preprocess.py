@@ -78,14 +78,25 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
     seen = reorient(volume, ORIENTATION)
     canonical = filled(seen)
     body = find_body(canonical, threshold=plan.body_thresholds)
+    scales = [
+        _scale(_shown_values(inside, channel), rule)
+        for inside, channel, rule in zip(
+            body.values(seen.array), seen.array, plan.intensities, strict=True
+        )
+    ]
+    if canonical is not seen:
+        canonical = _background(seen, canonical, plan, scales)
     part = _cropped(canonical, body.crop)
     try:
         resampled = resample(part, plan.spacing)
     except ValueError as error:
         raise MedclError(f"{error}; exclude it or choose a finer `spacing`") from None
     array = resampled.array
-    for channel, values, rule in zip(array, body.values(seen.array), plan.intensities, strict=True):
-        _rescale(channel, values, rule)
+    for channel, (low, scale), rule in zip(array, scales, plan.intensities, strict=True):
+        channel -= low
+        channel /= scale
+        if rule.rule != "zscore":
+            np.clip(channel, 0, 1, out=channel)
     return Prepared(
         array=array,
         affine=resampled.affine,
@@ -147,13 +158,16 @@ def restore(
     return np.ascontiguousarray(reorient(Volume(labels, whole.affine), codes).array[0])
 
 
-def _rescale(
-    channel: Float32[np.ndarray, "X Y Z"], body: Num[np.ndarray, " N"], intensity: Intensity
-) -> None:
-    """Apply the intensity rule in place; `body` are values of the body before resampling."""
-    body = body[~np.isnan(body)]
-    if not body.size:  # the channel shows none of it
-        body = channel.ravel()
+def _shown_values(
+    body: Num[np.ndarray, " N"], channel: Num[np.ndarray, "X Y Z"]
+) -> Num[np.ndarray, " n"]:
+    """Those of the body, or of the whole channel if it shows none of the body."""
+    shown = body[~np.isnan(body)]
+    return shown if shown.size else channel[~np.isnan(channel)]
+
+
+def _scale(body: Num[np.ndarray, " N"], intensity: Intensity) -> tuple[float, float]:
+    """What becomes 0, and how much more becomes 1; `body` are values before resampling."""
     if intensity.rule == "zscore":
         low, scale = float(body.mean(dtype=np.float64)), float(body.std(dtype=np.float64))
     else:
@@ -163,10 +177,20 @@ def _rescale(
         if intensity.rule == "percentiles":
             low, high = (float(value) for value in np.percentile(body, (low, high)))
         scale = high - low
-    channel -= low
-    channel /= scale if scale > 0 else 1.0
-    if intensity.rule != "zscore":
-        np.clip(channel, 0, 1, out=channel)
+    return low, scale if scale > 0 else 1.0
+
+
+def _background(
+    seen: Volume, canonical: Volume, plan: Plan, scales: Sequence[tuple[float, float]]
+) -> Volume:
+    """What a channel does not show becomes what lies outside a volume: `Prepared.fill`."""
+    array = canonical.array.copy()
+    for channel, given, (low, _), rule in zip(
+        array, seen.array, scales, plan.intensities, strict=True
+    ):
+        if rule.rule != "zscore":
+            channel[np.isnan(given)] = low
+    return Volume(array, canonical.affine)
 
 
 def _cropped(volume: Volume, box: Box) -> Volume:

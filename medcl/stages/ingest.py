@@ -113,7 +113,9 @@ def run(args: argparse.Namespace) -> None:
         for entries, rules in listed
         for outcome in examine_all(entries, rules, args.threads)
     ]
-    check_alike([outcome.case for outcome in outcomes if outcome.case])
+    if outcomes:
+        first = outcomes[0].entry.dataset
+        check_alike(first, [outcome.case for outcome in outcomes if outcome.case])
     _write(args.out, outcomes)
     if args.settings is None:
         _print_table(outcomes)
