@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from dicom_objects import write_series
 from stages.test_plan_and_preprocess import call
 from stages.test_predict import PLAN, write_model
 from test_ingest import codes, put, records, run
@@ -16,6 +17,8 @@ from medcl import networks
 from medcl.cli import main
 from medcl.config import ConfigError, load_study
 from medcl.data.cases import read_cases
+from medcl.data.channels import read_image
+from medcl.data.dicom import read_series
 from medcl.data.plan import read_plan
 from medcl.data.splits import read_splits
 from medcl.data.store import Store
@@ -182,6 +185,28 @@ def test_one_file_with_two_volumes_is_the_same_case_as_two_files(tmp_path):
     assert hashes["msd"] == hashes["files"] == hashes["folders"] != hashes["turned"]
     assert [case.channel_names for case in cases["msd"]] == [("T2", "ADC")] * 3
     assert cases["turned"][0].channel_images[0].endswith("i/p0.nii.gz[1]")
+
+
+def test_series_are_converted_and_judged_by_the_modality_of_their_channel(tmp_path):
+    for number, kind in enumerate(("CT", "PT")):
+        write_series(tmp_path / "dicom" / kind, uid=f"1.{number}", seed=number, Modality=kind)
+    keys = {
+        "modality": "CT", "plan": {}, "channels": {"CT": "CT", "PET": "PET"},
+        "sources": [{"layout": "dicom", "images": {"PET": "PT", "CT": "ct"}}],
+    }  # fmt: skip
+    run("--settings", settings(tmp_path / "dicom", **keys), "--out", tmp_path / "out")
+    (case,) = read_cases(tmp_path / "out/cases.csv")
+    made = [tmp_path / f"out/volumes/CT.{name}.nii" for name in ("CT", "PET")]
+    assert case.channel_images == tuple(map(str, made))
+    assert (case.subject, case.modality) == ("p7", "CT")
+    for channel, (file, kind) in zip(read_image(case).array, zip(made, ("CT", "PT"), strict=True),
+                                     strict=True):  # fmt: skip
+        decoded = read_series(tmp_path / "dicom" / kind).decode().array[0]
+        np.testing.assert_array_equal(channel, decoded)
+        np.testing.assert_array_equal(read_volume(file).array[0], decoded)
+    wrong = settings(tmp_path / "dicom", **keys | {"channels": {"CT": "CT", "PET": "MR"}})
+    with pytest.raises(MedclError, match="modality_differs"):
+        run("--settings", wrong, "--out", tmp_path / "out")
 
 
 # -------------------------------------------------------------------------------- new scans
