@@ -215,6 +215,11 @@ class Study(Section):
 
     study: Name = Field(description="name; results go to results/<study>")
     dataset: Dataset = Field(description="a file in config/datasets, or its content")
+    pretrain_on: list[Dataset] = Field(
+        default_factory=list,
+        description="further datasets (files or their content) whose images join the unlabelled "
+        "pool and nothing else; their labels are not read",
+    )
     root: str | None = Field(None, description="overrides the dataset's root (--config root=PATH)")
     results: Annotated[str, Field(pattern=r"^[^\s'\"]+$")] = Field(
         "results", description="folder of the results; no spaces or quotes in its name"

@@ -2,7 +2,8 @@
 
 Pool (pretraining and fine-tuning), validation and test must share no subject and no image. An
 overlap between roles, or the same voxels in two roles, stops the run; the same voxels twice within
-a role are listed; the same label map for different images of two roles is a warning.
+a role are listed; the same label map for different images of two roles is a warning, and so is a
+subject of another dataset with the name of a validation or test subject.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def audit(
         "overlaps": overlaps,
         "duplicates": duplicates,
         "warnings": warnings,
+        "same_names": _same_names(cases, role),
         "unknown_subjects": unknown_subjects,
         "stopped": bool(reasons),
         "reason": "\n".join(reasons) or None,
@@ -81,6 +83,21 @@ def _same(
         }
         for group in groups.values()
         if len(group) > 1
+    ]
+
+
+def _same_names(cases: Iterable[Case], role: dict[str, str]) -> list[Finding]:
+    """Subjects of datasets that are only pretrained on, called as one that is held out."""
+    held_out = {case.subject: role[case.case] for case in cases if role[case.case] != "pool"}
+    pairs = {
+        (case.subject, name)
+        for case in cases
+        if case.dataset and (name := case.subject.removeprefix(f"{case.dataset}/")) in held_out
+        if name != case.subject
+    }
+    return [
+        {"subjects": [ours, theirs], "roles": [held_out[ours], "pool"]}
+        for theirs, ours in sorted(pairs)
     ]
 
 

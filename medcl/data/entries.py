@@ -15,8 +15,23 @@ from medcl.data.volume import SUFFIXES
 
 
 @dataclass(frozen=True)
+class ChannelFile:
+    """One channel of a case: a file, one volume of it (`scan.nii.gz[1]`), or a DICOM folder."""
+
+    name: str
+    path: str
+    series: Series | None = None
+
+
+@dataclass(frozen=True)
 class Entry:
     """One input. `image` is a file or a folder with a DICOM series, `series` its headers if read.
+
+    `names` are those of its channels, if they have any. Where the channels are not simply those
+    of `image`, `files` lists them, and `image` is that of the reference: `files[reference]`.
+
+    `dataset` is the name of the one it belongs to, `apart` stands before the subject's name where
+    subjects of another dataset may have the same.
 
     `parts` make up the label where it is no single file: (structure, mask file), or ("", DICOM
     object) for objects that name their structures; `label` is then the first of them.
@@ -37,6 +52,11 @@ class Entry:
     skipped: bool = False
     parts: tuple[tuple[str, str], ...] = ()
     series: Series | None = None
+    names: tuple[str, ...] = ()
+    files: tuple[ChannelFile, ...] = ()
+    reference: int = 0
+    dataset: str = ""
+    apart: str = ""
 
     def but(self, *findings: Finding, skipped: bool = False) -> Entry:
         """The same entry with more findings."""

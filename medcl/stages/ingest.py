@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from medcl.config import Dataset, Dicom, load_section
 from medcl.data.annotations import Drawing
 from medcl.data.cases import Case, write_cases
+from medcl.data.channels import assemble, content_sha256, exists, file_of, read_channel
 from medcl.data.checks import (
     Finding,
     check_image,
@@ -19,8 +20,9 @@ from medcl.data.checks import (
     missing_file,
     voxel_sha256,
 )
+from medcl.data.combined import check_alike, joining, list_dataset
 from medcl.data.dicom import DEFAULT, Series, read_series
-from medcl.data.entries import Entry
+from medcl.data.entries import ChannelFile, Entry
 from medcl.data.labels import LabelRules, read_label
 from medcl.data.parallel import Progress, in_processes
 from medcl.data.series import SKIPPED
@@ -31,18 +33,23 @@ from medcl.errors import MedclError
 from medcl.files import read_json, sha256_of_file, write_json
 
 FORMAT = 1
+Image = tuple[str, Volume, Series | None]  # the file it is kept in, its voxels and DICOM series
 SHOWN = 50  # rows of a printed table; the files hold all of them
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a case is judged by, and where converted files go."""
+    """What a case is judged by, and where converted files go.
+
+    `channels` maps a channel to its modality.
+    """
 
     volumes: Path
     modality: str = "other"
     label_rules: LabelRules = field(default_factory=LabelRules)
     labels_required: bool = False
     dicom: Dicom = DEFAULT
+    channels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, dataset: Dataset, volumes: Path) -> Rules:
@@ -50,7 +57,8 @@ class Rules:
         drawing = Drawing(dataset.fraction, resample=dataset.label_grid == "any")
         required = dataset.labels == "required"
         rules = LabelRules(naming, drawing)
-        return cls(volumes, dataset.modality, rules, required, dataset.dicom)
+        channels = {name: dataset.modality_of(name) for name in dataset.channel_names}
+        return cls(volumes, dataset.modality, rules, required, dataset.dicom, channels)
 
 
 @dataclass(frozen=True)
@@ -64,10 +72,11 @@ class Outcome:
     values: tuple[int, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        subject = self.case.subject if self.case else self.entry.subject
+        subject = self.case.subject if self.case else _subject(self.entry)
         return {
+            "dataset": self.entry.dataset,
             "case": self.entry.case,
-            "subject": subject or self.entry.case,
+            "subject": subject,
             "status": self.status,
             "findings": [finding.to_dict() for finding in self.findings],
             "image": self.case.image if self.case else self.entry.image,
@@ -80,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--settings", help="dataset: YAML file or text")
     what.add_argument("--source", type=Path, help="folder or file, its layout is guessed")
+    parser.add_argument(
+        "--pretrain-on",
+        action="append",
+        default=[],
+        metavar="SETTINGS",
+        help="another dataset, whose images join the unlabelled pool: YAML file or text",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of cases.csv, ingest.json")
     parser.add_argument(
         "--modality", choices=MODALITIES, help="with --source: of files that do not say it"
@@ -91,27 +107,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    volumes = args.out / "volumes"
-    if args.settings is not None:
-        if args.modality is not None:
-            raise MedclError("--modality: goes with --source; with --settings it is a key there")
-        dataset = load_section(Dataset, args.settings)
-        sources, root = dataset.sources, dataset.root
-        dicom = dataset.dicom
-        if args.keep_identifiers:
-            dicom = dicom.model_copy(update={"keep_identifiers": True})
-        rules = replace(Rules.of(dataset, volumes), dicom=dicom)
-    else:
-        sources, root = guess_sources(args.source), "."
-        dicom = Dicom(keep_identifiers=args.keep_identifiers)
-        rules = Rules(volumes, args.modality or "other", dicom=dicom)
-        print(f"{args.source}: read as layout {sources[0].layout}", flush=True)
-    entries = list_entries(sources, root, dicom)
-    outcomes = examine_all(entries, rules, args.threads)
+    listed, sources = _listed(args)
+    outcomes = [
+        outcome
+        for entries, rules in listed
+        for outcome in examine_all(entries, rules, args.threads)
+    ]
+    if outcomes:
+        first = outcomes[0].entry.dataset
+        check_alike(first, [outcome.case for outcome in outcomes if outcome.case])
     _write(args.out, outcomes)
     if args.settings is None:
         _print_table(outcomes)
-    _print_summary(args.out, outcomes, len(sources))
+    _print_summary(args.out, outcomes, sources)
     if not any(outcome.case for outcome in outcomes):
         codes = Counter(f.code for o in outcomes for f in o.findings if f.severity == "error")
         reasons = ", ".join(f"{code} ({n})" for code, n in codes.most_common()) or "all skipped"
@@ -119,6 +127,34 @@ def run(args: argparse.Namespace) -> None:
             f"{args.out / 'ingest.json'}: none of {len(outcomes)} inputs can be used: {reasons}; "
             "mend the inputs named above"
         )
+
+
+def _listed(args: argparse.Namespace) -> tuple[list[tuple[list[Entry], Rules]], int]:
+    """The entries of each dataset with its rules, and the number of sources."""
+    volumes = args.out / "volumes"
+    if args.settings is None:
+        if args.pretrain_on:
+            raise MedclError("--pretrain-on: goes with --settings")
+        guessed = guess_sources(args.source)
+        dicom = Dicom(keep_identifiers=args.keep_identifiers)
+        rules = Rules(volumes, args.modality or "other", dicom=dicom)
+        print(f"{args.source}: read as layout {guessed[0].layout}", flush=True)
+        return [(list_entries(guessed, ".", dicom), rules)], len(guessed)
+    if args.modality is not None:
+        raise MedclError("--modality: goes with --source; with --settings it is a key there")
+    datasets = [load_section(Dataset, text) for text in (args.settings, *args.pretrain_on)]
+    listed: list[tuple[list[Entry], Rules]] = []
+    for dataset in datasets:
+        rules = Rules.of(dataset, volumes)
+        if args.keep_identifiers:
+            dicom = dataset.dicom.model_copy(update={"keep_identifiers": True})
+            rules = replace(rules, dicom=dicom)
+        if not listed:
+            listed.append((list_dataset(dataset, rules.dicom), rules))
+        else:
+            rules = replace(rules, labels_required=False)
+            listed.append((joining(dataset, rules.dicom), rules))
+    return listed, sum(len(dataset.sources) for dataset in datasets)
 
 
 def examine_all(entries: Sequence[Entry], rules: Rules, threads: int = 1) -> list[Outcome]:
@@ -161,56 +197,90 @@ def examine(entry: Entry, rules: Rules) -> Outcome:
 
 def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case | None, list[int]]:
     """The row of a case and the values of its label; None where a finding speaks against it."""
-    assert entry.image is not None
-    if not Path(entry.image).exists():
-        findings.append(missing_file("missing_image_file", entry.image))
+    read, volume = _assembled(entry, rules, findings)
+    if volume is None:
         return None, []
-    series = entry.series
-    if series is None and Path(entry.image).is_dir():
-        series = read_series(entry.image, rules.dicom)
-    path, volume = _read_image(entry, series, rules)
-    findings += series.findings if series else check_nifti_header(entry.image, volume.shape)
-    findings += check_image(volume, entry.image, channels=entry.channels)
-    modality = _modality(entry, series, rules, findings)
+    path, _, series = read[entry.reference]
+    modalities = [
+        _modality(entry, name, of, rules, findings)
+        for name, (_, _, of) in zip(entry.names or [""] * len(read), read, strict=False)
+    ]
     label: str | None = None
     values: list[int] = []
     if not _wrong(findings):
         label, values = _label(entry, volume, series, rules, findings)
     if _wrong(findings):
         return None, values
-    if series:
-        _keep_converted(path, volume, series)
+    for made, image, converted in read:
+        if converted:
+            _keep_converted(Path(made), image, converted)
+    files = tuple(made for made, _, _ in read)
     x, y, z = (round(mm, 6) for mm in volume.spacing)
     case = Case(
         case=entry.case,
-        subject=entry.subject or (series and series.subject) or entry.case,
+        subject=_subject(entry, series),
         visit=entry.visit,
-        image=str(path),
+        image=file_of(path)[0],
         label=label,
-        modality=modality,
+        modality=modalities[entry.reference],
         channels=len(volume.array),
         shape=volume.shape,
         spacing=(x, y, z),
         orientation=volume.orientation,
-        image_sha256=sha256_of_file(path),
+        image_sha256=content_sha256(files, entry.reference),
         voxel_sha256=voxel_sha256(volume.array),
         label_sha256=sha256_of_file(label) if label else None,
         source=entry.source,
+        dataset=entry.dataset,
+        channel_names=entry.names,
+        channel_images=files if entry.files else (),
         extra=entry.extra,
     )
     return case, values
 
 
-def _read_image(entry: Entry, series: Series | None, rules: Rules) -> tuple[Path, Volume]:
-    """The volume and the file it is kept in: its own, or the converted one."""
+def _assembled(
+    entry: Entry, rules: Rules, findings: list[Finding]
+) -> tuple[list[Image], Volume | None]:
+    """Each file of the case, and all of them as one volume if they are there."""
+    assert entry.image is not None
+    parts = entry.files or (ChannelFile("", entry.image, entry.series),)
+    for part in parts:
+        if not exists(part.path):
+            code = "missing_channel" if entry.files else "missing_image_file"
+            findings.append(missing_file(code, part.path))
+    if _wrong(findings):
+        return [], None
+    read = [_read_image(entry, part, rules) for part in parts]
+    for part, (_, image, series) in zip(parts, read, strict=True):
+        file = file_of(part.path)[0]
+        findings += series.findings if series else check_nifti_header(file, image.shape)
+    if not entry.files:
+        volume = read[0][1]
+        findings += check_image(volume, entry.image, channels=entry.channels)
+        return read, volume
+    volume, told = assemble(entry.case, parts, [image for _, image, _ in read], entry.reference)
+    findings += told
+    return read, volume
+
+
+def _subject(entry: Entry, series: Series | None = None) -> str:
+    return entry.apart + (entry.subject or (series and series.subject) or entry.case)
+
+
+def _read_image(entry: Entry, part: ChannelFile, rules: Rules) -> Image:
+    """The file an image is kept in (its own, or the converted one), the volume, its series."""
+    series = part.series
+    if series is None and Path(part.path).is_dir():
+        series = read_series(part.path, rules.dicom)
     if series is None:
-        assert entry.image is not None
-        return Path(entry.image), read_volume(entry.image)
-    path = rules.volumes / f"{entry.case}.nii"
+        return part.path, read_channel(part.path), None
+    mark = f".{part.name}" if part.name else ""
+    path = rules.volumes / f"{entry.case}{mark}.nii"
     done = path.with_suffix(".json")
     if path.is_file() and done.is_file() and read_json(done) == _provenance(series):
-        return path, read_volume(path)
-    return path, series.decode()
+        return str(path), read_volume(path), series
+    return str(path), series.decode(), series
 
 
 def _keep_converted(path: Path, volume: Volume, series: Series) -> None:
@@ -225,18 +295,25 @@ def _provenance(series: Series) -> dict[str, Any]:
     return {"format": FORMAT, **series.provenance()}
 
 
-def _modality(entry: Entry, series: Series | None, rules: Rules, findings: list[Finding]) -> str:
+def _modality(
+    entry: Entry,
+    channel: str,
+    series: Series | None,
+    rules: Rules,
+    findings: list[Finding],
+) -> str:
     """What the table or source says, else the DICOM header, else the dataset."""
     if entry.modality is not None:
         return entry.modality
+    expected = rules.channels.get(channel, rules.modality)
     if series is None or series.modality == "other":
-        return rules.modality
-    if rules.modality not in ("other", series.modality):
+        return expected
+    if expected not in ("other", series.modality):
         findings.append(
             Finding(
                 "modality_differs",
                 "error",
-                f"{entry.image}: the header says {series.modality}, the dataset {rules.modality}",
+                f"{series.folder}: the header says {series.modality}, the dataset {expected}",
                 "exclude the case, or set `modality` of the source",
             )
         )

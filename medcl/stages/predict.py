@@ -14,18 +14,21 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from medcl.config import Predict, load_section
+from medcl.config import Dataset, Predict, load_section
 from medcl.data.cases import Case, read_cases
+from medcl.data.channel_lists import Channels
+from medcl.data.channels import assemble, file_of, read_channel, read_image
 from medcl.data.checks import Finding, check_image, check_nifti_header
+from medcl.data.combined import images_of
 from medcl.data.dicom import Series, read_series
-from medcl.data.entries import Entry
+from medcl.data.entries import ChannelFile, Entry
 from medcl.data.plan import ORIENTATION, Plan
 from medcl.data.preprocess import Geometry, prepare, restore
 from medcl.data.segmentation_object import write_segmentation
 from medcl.data.sources import MODALITIES, guess_sources, list_entries
 from medcl.data.splits import read_splits
 from medcl.data.store import inside
-from medcl.data.volume import Volume, VolumeError, read_volume, reorient, write_nifti
+from medcl.data.volume import Volume, VolumeError, reorient, write_nifti
 from medcl.errors import MedclError
 from medcl.files import write_json
 from medcl.segmentation.inference import predict_probabilities
@@ -46,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     study.add_argument("--splits", help="splits.csv")
     study.add_argument("--out", help="folder of predictions.json and the label maps")
     scans = parser.add_argument_group("new scans")
-    scans.add_argument("--input", help="a volume, a table, or a folder in any layout of ingest")
+    scans.add_argument(
+        "--input",
+        help="a volume, a table, a folder in any layout of ingest, or a dataset YAML",
+    )
     scans.add_argument(
         "--output",
         help="folder of the label maps, <case>.nii.gz; of DICOM series also <case>.seg.dcm",
@@ -157,7 +163,7 @@ def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
 
 def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
     """Write the label maps of a case; return its entry of the manifest."""
-    volume = read_volume(case.image)
+    volume = read_image(case)
     labels, seconds = model.segment(volume)
     entry = {"case": case.case, "subject": case.subject, "seconds": round(seconds, 3)}
     for weights, array in labels.items():
@@ -170,7 +176,7 @@ def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
 
 def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
     model = load(args.model, [args.weights], settings)
-    entries = list_entries(guess_sources(Path(args.input), labels=False))
+    entries = _entries(Path(args.input), model.plan)
     rows = [["case", "modality", "shape", "spacing mm", *model.plan.classes, "seconds"]]
     for entry in entries:
         try:
@@ -187,11 +193,26 @@ def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
     _print_table(rows)
 
 
+def _entries(path: Path, plan: Plan) -> list[Entry]:
+    """The scans of a file or folder, or those a dataset YAML describes; labels are not read."""
+    channels = Channels(tuple(channel.name for channel in plan.inputs), plan.reference)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return list_entries(guess_sources(path, labels=False, channels=channels), channels=channels)
+    dataset = load_section(Dataset, str(path))
+    if set(dataset.channel_names) not in (set(), set(channels.names)):
+        raise MedclError(
+            f"{path}: channels: {', '.join(dataset.channel_names)}, the model was trained on "
+            f"{', '.join(channels.names) or 'one image without a name'}; name the same"
+        )
+    return images_of(dataset, dataset.dicom, channels)
+
+
 def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[str]:
     """Write the label map of a scan; return its row of the table. Raises MedclError to refuse."""
     volume, modality, series = _read(entry, model.plan, args)
     target = _target(entry, args.output)
-    if target.exists() and target.samefile(str(entry.image)):
+    files = [file_of(part.path)[0] for part in _parts(entry)]
+    if target.exists() and any(target.samefile(file) for file in files):
         raise MedclError(f"{target}: is the scan itself; choose another folder for --output")
     labels, seconds = model.segment(volume)
     array = labels[args.weights]
@@ -223,22 +244,40 @@ def _target(entry: Entry, output: str) -> Path:
     return Path(output) / f"{entry.case}.nii.gz"
 
 
+def _parts(entry: Entry) -> tuple[ChannelFile, ...]:
+    assert entry.image is not None
+    return entry.files or (ChannelFile("", entry.image, entry.series),)
+
+
 def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, str, Series | None]:
     """The volume and its modality, judged as ingest does and by what the model was made for."""
     _refuse(entry.findings, always=entry.skipped)
-    assert entry.image is not None
-    path = Path(entry.image)
-    series = entry.series or (read_series(path) if path.is_dir() else None)
-    said = series.modality if series and series.modality != "other" else None
-    modality = entry.modality or said or args.modality or "unknown"
+    modality_of = {channel.name: channel.modality for channel in plan.inputs}
+    read: list[tuple[Volume, str, Series | None]] = []
+    for part in _parts(entry):
+        path = Path(part.path)
+        series = part.series or (read_series(path) if path.is_dir() else None)
+        said = series.modality if series and series.modality != "other" else None
+        modality = entry.modality or said or args.modality or "unknown"
+        if not args.force:
+            _check_modality(part.path, modality, modality_of.get(part.name, plan.modality))
+        volume = series.decode() if series else read_channel(part.path)
+        file = file_of(part.path)[0]
+        for finding in [] if series else check_nifti_header(file, volume.shape):
+            print(f"predict: {entry.case}: {finding}", flush=True)
+        read.append((volume, modality, series))
+    volume, modality, series = read[entry.reference]
+    if entry.files:
+        volume, findings = assemble(
+            entry.case, entry.files, [item[0] for item in read], entry.reference
+        )
+        _refuse(findings)
+        for finding in findings:
+            print(f"predict: {entry.case}: {finding}", flush=True)
+    else:
+        _refuse(check_image(volume, str(entry.image), channels=plan.channels))
     if not args.force:
-        _check_modality(entry.image, modality, plan)
-    volume = series.decode() if series else read_volume(path)
-    _refuse(check_image(volume, entry.image, channels=plan.channels))
-    for finding in [] if series else check_nifti_header(entry.image, volume.shape):
-        print(f"predict: {entry.case}: {finding}", flush=True)
-    if not args.force:
-        _check_spacing(entry.image, volume, plan)
+        _check_spacing(str(entry.image), volume, plan)
     return volume, modality, series
 
 
@@ -248,10 +287,10 @@ def _refuse(findings: Sequence[Finding], *, always: bool = False) -> None:
         raise MedclError("; ".join(told))
 
 
-def _check_modality(path: str, modality: str, plan: Plan) -> None:
-    if modality not in ("unknown", plan.modality) and plan.modality != "other":
+def _check_modality(path: str, modality: str, trained_on: str) -> None:
+    if modality not in ("unknown", trained_on) and trained_on != "other":
         raise MedclError(
-            f"{path}: modality {modality}, the model was trained on {plan.modality}; use a model "
+            f"{path}: modality {modality}, the model was trained on {trained_on}; use a model "
             "of this modality, or --force"
         )
 

@@ -76,7 +76,8 @@ def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, 
         else:
             yield path, default, field.description or ""
             lists = dict.fromkeys(("sources", "then"), f"{path}[].")
-            inner = {"arms": f"{path}.NAME.", **lists}.get(name, f"{path}.")
+            named = dict.fromkeys(("arms", "channel_intensity"), f"{path}.NAME.")
+            inner = {**named, **lists}.get(name, f"{path}.")
             yield from _rows(section, inner)
 
 

@@ -58,6 +58,12 @@ def _say(cases: Sequence[Case], splits: Splits, audited: dict, out: Path) -> Non
         print(f"  the same voxels within {found['roles'][0]}: {', '.join(found['cases'])}")
     for found in audited["warnings"]:
         print(f"  one label map for different images across roles: {', '.join(found['cases'])}")
+    for found in audited["same_names"]:
+        ours, theirs = found["subjects"]
+        print(
+            f"  {theirs} is pretrained on and has the name of the {found['roles'][0]} subject "
+            f"{ours}: make sure that they are two people"
+        )
     if audited["unknown_subjects"]:
         print("  subjects are unknown: each case counts as one, and leakage cannot be excluded")
     print(f"wrote {out / 'splits.csv'} ({ORDERS} orders) and {out / 'audit.json'}", flush=True)

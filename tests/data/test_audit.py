@@ -40,6 +40,7 @@ def test_a_clean_split_goes_on():
         "overlaps": [],
         "duplicates": [],
         "warnings": [],
+        "same_names": [],
         "unknown_subjects": False,
         "stopped": False,
         "reason": None,

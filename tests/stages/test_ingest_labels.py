@@ -235,6 +235,40 @@ def test_the_nnunet_example_takes_the_channel_it_names(tmp_path) -> None:
     assert (first.subject, second.subject, second.label) == ("prostate_01", "prostate_02", None)
 
 
+def test_the_example_of_two_channels_puts_t2_before_adc(tmp_path) -> None:
+    channels = {"channel_names": {"0": "ADC", "1": "T2"}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(channels))
+    for number in (1, 2):
+        for channel in (0, 1)[: 3 - number]:
+            name = f"prostate_{number:02d}_000{channel}.nii.gz"
+            put(tmp_path / "imagesTr" / name, image(seed=2 * number + channel))
+    put(tmp_path / "labelsTr" / "prostate_01.nii.gz", label(1, 2))
+    run("--settings", example("prostate_two_channels", tmp_path), "--out", tmp_path / "out")
+    (case,) = read_cases(tmp_path / "out" / "cases.csv")
+    assert case.channel_names == ("T2", "ADC")
+    assert case.image.endswith("imagesTr/prostate_01_0001.nii.gz")
+    assert codes(records(tmp_path / "out")["prostate_02"]) == ["missing_channel"]
+
+
+def test_the_example_of_nnssl_joins_a_labelled_dataset(good) -> None:
+    images = [
+        {"name": f"{kind}.nii", "modality": kind, "image_path": f"$nnssl_raw/x/{kind}.nii"}
+        for kind in ("T1w", "bold")
+    ]
+    for number, item in enumerate(images):
+        put(good / "nnssl" / "x" / item["name"], image(seed=number))
+    subjects = {"sub-1": {"sessions": {"ses-1": {"images": images}}}}
+    table = {"datasets": {"d": {"name": "ds1", "subjects": subjects}}}
+    (good / "nnssl" / "pretrain_data.json").write_text(json.dumps(table))
+    more = ("--pretrain-on", example("nnssl", good / "nnssl"))
+    run("--settings", settings(good), *more, "--out", good / "out")
+    cases = read_cases(good / "out" / "cases.csv")
+    assert [(case.dataset, case.case, case.subject) for case in cases] == [
+        ("test", "good", "good"),
+        ("nnssl", "nnssl.ds1_sub-1_ses-1_T1w", "nnssl/ds1_sub-1"),
+    ]
+
+
 def test_the_bids_example_draws_the_masks_of_each_session(tmp_path) -> None:
     for session in ("a", "b"):
         stem = f"sub-1/ses-{session}/anat/sub-1_ses-{session}"
