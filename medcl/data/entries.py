@@ -21,7 +21,8 @@ class Entry:
     `parts` make up the label where it is no single file: (structure, mask file), or ("", DICOM
     object) for objects that name their structures; `label` is then the first of them.
 
-    subject None: the DICOM header or the case name says. modality None: header or dataset say.
+    subject None: the DICOM header or the case name says. modality None: header or dataset say;
+    the pass over the headers fills in both, and `grid`: shape, spacing in mm and orientation.
     """
 
     case: str
@@ -37,6 +38,7 @@ class Entry:
     skipped: bool = False
     parts: tuple[tuple[str, str], ...] = ()
     series: Series | None = None
+    grid: tuple[tuple[int, int, int], tuple[float, float, float], str] | None = None
 
     def but(self, *findings: Finding, skipped: bool = False) -> Entry:
         """The same entry with more findings."""

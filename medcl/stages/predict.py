@@ -16,9 +16,10 @@ from torch import nn
 
 from medcl.config import Predict, load_section
 from medcl.data.cases import Case, read_cases
-from medcl.data.checks import Finding, check_image, check_nifti_header
+from medcl.data.checks import Finding, check_image
 from medcl.data.dicom import Series, read_series
 from medcl.data.entries import Entry
+from medcl.data.headers import read_header
 from medcl.data.plan import ORIENTATION, Plan
 from medcl.data.preprocess import Geometry, prepare, restore
 from medcl.data.segmentation_object import write_segmentation
@@ -234,7 +235,7 @@ def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, s
         _check_modality(entry.image, modality, plan)
     volume = series.decode() if series else read_volume(path)
     _refuse(check_image(volume, entry.image, channels=plan.channels))
-    for finding in [] if series else check_nifti_header(entry.image, volume.shape):
+    for finding in [] if series else read_header(entry.image)[1]:
         print(f"predict: {entry.case}: {finding}", flush=True)
     if not args.force:
         _check_spacing(entry.image, volume, plan)
