@@ -41,7 +41,7 @@ def near_duplicates(thumbnails: Int8[np.ndarray, "n 16 16 16"], subjects: Sequen
     units = _unit(images)
     near, closeness = _neighbours(images, units, names)
     pairs = _mutual(near[:, :CLOSEST])
-    known = closeness[:, -1] if near.shape[1] == RANK else np.full(len(images), -np.inf)
+    known = closeness[:, -1] if near.shape[1] == RANK else np.full_like(closeness[:, 0], -np.inf)
     found = []
     for start in range(0, len(pairs), BLOCK):
         a, b = pairs[start : start + BLOCK].T

@@ -10,6 +10,10 @@ from medcl.study.results import OK, Results, Run
 from medcl.study.statistics import MIN_REPLICATES
 
 UNKNOWN_SUBJECTS = "subject ids unknown: cases are treated as subjects"
+NEAR_DUPLICATES = (
+    "nearly the same image stands in two roles (pool, validation, test) and was let pass by "
+    "`split.waive`: test scores may be too good"
+)
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:
@@ -258,6 +262,14 @@ def audit_words(audit: Mapping[str, Any], show: Any) -> list[str]:
     for item in within:
         cases = listed(show(case) for case in item["cases"])
         found.append(f"The same voxels stand twice within the {item['roles'][0]}: {cases}.")
+    for item in audit.get("near_duplicates") or ():
+        cases, roles = listed(show(case) for case in item["cases"]), listed(item["roles"])
+        found.append(
+            f"Nearly the same image stands under different subjects ({roles}): {cases}, "
+            f"correlation {item['similarity']:.2f}."
+        )
+    if audit.get("near_duplicates") == []:
+        found.append("No two subjects have nearly the same image (re-saved, scaled or cut).")
     for item in audit.get("warnings", []):
         cases = listed(show(case) for case in item["cases"])
         found.append(f"One label map belongs to different images of different roles: {cases}.")

@@ -41,6 +41,7 @@ def head(results: Results) -> Html:
         tag("h1", study.report.title or _title(results)),
         paragraph(" · ".join(facts), class_="facts"),
         paragraph(prose.UNKNOWN_SUBJECTS, class_="notice") if results.unknown_subjects else "",
+        paragraph(prose.NEAR_DUPLICATES, class_="notice") if results.audit.get("waived") else "",
     )
 
 
