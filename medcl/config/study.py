@@ -121,6 +121,11 @@ class Predict(Section):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="of neighbouring windows")
     batch: Count = Field(4, description="windows computed together")
+    dicom_seg: bool = Field(
+        False,
+        description="of test cases that came as DICOM series, also write each prediction as a "
+        "DICOM-SEG object that refers to the series, `<case>.seg.dcm` beside `<case>.nii.gz`",
+    )
 
 
 class Evaluate(Section):

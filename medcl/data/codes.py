@@ -120,6 +120,11 @@ CODES: dict[str, dict[str, Code]] = {
             "drawn on another series; warning: of the same frame of reference",
             "pair each object with its own series",
         ),
+        "annotation_of_several_volumes": Code(
+            W,
+            "names no slice of the volumes of its series; used for each",
+            "look at it beside each, or exclude those it was not drawn on",
+        ),
         "annotation_automatic": Code(
             W, "made by a program", "use it only if it may serve as reference"
         ),
@@ -203,6 +208,9 @@ CODES: dict[str, dict[str, Code]] = {
         "damaged_beside": Code(W, "unreadable files lie beside the series", AGAIN),
         "inverted": Code(
             W, "high values are meant to be dark; kept", "invert them if other cases are not so"
+        ),
+        "series_lost": Code(
+            E, "predictions: the slices of a converted case are not there", "run ingest again"
         ),
         "no_suv": Code(
             E, "the header lacks what SUV needs", "supply it whole, or set `dicom.suv: false`"
