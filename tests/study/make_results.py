@@ -40,6 +40,7 @@ class Fake:
     failed_pretraining: tuple[str, ...] = ()
     collapsed: tuple[tuple[str, int, int, str], ...] = ()
     unknown_subjects: bool = False
+    waived: bool = False
     identifiers: str = "hashed"
     volumes: bool = True
 
@@ -134,6 +135,8 @@ def _tables(folder: Path, fake: Fake) -> Splits:
         "format": 1,
         "overlaps": [],
         "duplicates": [{"kind": "voxels", "cases": twice, "subjects": twice, "roles": ["pool"]}],
+        "near_duplicates": [],
+        "waived": ["near_duplicates"] if fake.waived else [],
         "warnings": [],
         "unknown_subjects": fake.unknown_subjects,
         "stopped": False,

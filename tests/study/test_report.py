@@ -126,6 +126,15 @@ def test_unknown_subjects_are_said_before_anything_else(tmp_path):
     assert words not in page
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_waived_is_said_before_anything_else(tmp_path):
+    _, page = quick(tmp_path / "a", waived=True)
+    text = text_of(page)
+    assert text.index("was let pass by split.waive") < text.index("The answer")
+    _, page = quick(tmp_path / "b")
+    assert "split.waive" not in page
+
+
 def test_a_lost_class_is_named_with_its_arm_and_replicates(page):
     assert "spleen is lost in replicates 0 and 2 of scratch with 1 labelled" in text_of(page)
 
