@@ -67,14 +67,13 @@ def _judge(entry: Entry, rules: Rules, findings: list[Finding]) -> Entry:
     if entry.series is None and Path(where).is_dir():
         entry = replace(entry, series=read_series(where, rules.dicom))
     image = _check_image(entry, findings)
+    placed = image is not None and not wrong(findings)
     modality = _modality(entry, rules, findings)
     subject = entry.subject or (entry.series and entry.series.subject) or entry.case
     if not wrong(findings):
         findings += _check_label(entry, image, rules)
-    entry = replace(entry, modality=modality, subject=subject)
-    if image is None or wrong(check_place(image, where)):
-        return entry
-    return replace(entry, grid=(image.shape, image.spacing, image.orientation))
+    grid = (image.shape, image.spacing, image.orientation) if image and placed else None
+    return replace(entry, modality=modality, subject=subject, grid=grid)
 
 
 def _check_image(entry: Entry, findings: list[Finding]) -> Volume | None:
@@ -126,8 +125,8 @@ def _check_label(entry: Entry, image: Volume | None, rules: Rules) -> list[Findi
         return [missing_file("missing_label_file", entry.label)]
     if entry.parts or not suffix_of(entry.label):  # masks and objects: drawn with the voxels
         return []
-    label, told = read_header(entry.label)
-    findings = [finding for finding in told if finding.code != "no_orientation"]
+    label, in_header = read_header(entry.label)
+    findings = [finding for finding in in_header if finding.code != "no_orientation"]
     if image is not None:
         findings += align_label(label, image, entry.label, str(entry.image))[1]
     if rules.label_rules.drawing.resample:

@@ -25,8 +25,8 @@ DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
 
 def key_of(entry: Entry, rules: Rules) -> str:
     """What a result depends on, but for the files it left."""
-    facts = [entry.case, entry.subject, entry.visit, entry.modality, entry.channels, entry.extra]
-    facts += [entry.image, entry.label, entry.parts, entry.source]
+    facts: list[Any] = [entry.case, entry.subject, entry.visit, entry.modality, entry.channels]
+    facts += [entry.extra, entry.image, entry.label, entry.parts, entry.source]
     stamps = [_stamp(path) for path in _files_of(entry)]
     return sha256_of([VERSION, repr(replace(rules, volumes=None)), facts, stamps])
 

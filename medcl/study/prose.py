@@ -12,7 +12,7 @@ from medcl.study.statistics import MIN_REPLICATES
 UNKNOWN_SUBJECTS = "subject ids unknown: cases are treated as subjects"
 NEAR_DUPLICATES = (
     "nearly the same image stands in two roles (pool, validation, test) and was let pass by "
-    "`split.waive`: test scores may be too good"
+    "split.waive in the configuration: test scores may be too good"
 )
 
 
