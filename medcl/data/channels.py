@@ -16,10 +16,10 @@ from jaxtyping import Float32, Float64
 from scipy import ndimage
 
 from medcl.data.cases import Case
-from medcl.data.checks import Finding, check_image
+from medcl.data.checks import Finding
 from medcl.data.entries import ChannelFile
 from medcl.data.volume import Volume, VolumeError, read_volume, reorient, same_grid
-from medcl.files import sha256_of, sha256_of_file
+from medcl.files import sha256_of
 
 Triple = tuple[int, int, int]
 
@@ -36,8 +36,12 @@ def file_of(path: str) -> tuple[str, int | None]:
 
 def read_channel(path: str) -> Volume:
     """One channel; raises VolumeError as `read_volume` does, or where there is no such number."""
+    return numbered(read_volume(file_of(path)[0]), path)
+
+
+def numbered(volume: Volume, path: str) -> Volume:
+    """The volume of a file that `path` asks for; raises VolumeError where there is none."""
     file, number = file_of(path)
-    volume = read_volume(file)
     if number is None:
         return volume
     if number >= len(volume.array):
@@ -97,15 +101,9 @@ def filled(volume: Volume) -> Volume:
 def assemble(
     case: str, files: Sequence[ChannelFile], volumes: Sequence[Volume], reference: int
 ) -> tuple[Volume, list[Finding]]:
-    """Check each channel, then stack them; with an error it is the reference channel alone."""
-    findings = [
-        finding
-        for file, volume in zip(files, volumes, strict=True)
-        for finding in check_image(volume, str(file.path))
-    ]
-    if any(finding.severity == "error" for finding in findings):
-        return volumes[reference], findings
+    """Stack the channels, and tell what each shows of the grid of the reference."""
     volume, shares = stack(volumes, reference)
+    findings: list[Finding] = []
     for file, share in zip(files, shares, strict=True):
         findings += _told(case, file, share, files[reference].name)
     return volume, findings
@@ -153,10 +151,9 @@ def exists(path: str) -> bool:
     return Path(file_of(path)[0]).exists()
 
 
-def content_sha256(files: Sequence[str], reference: int) -> str:
+def content_sha256(files: Sequence[str], hashes: Sequence[str], reference: int) -> str:
     """Hash of the contents of a case's files, in their order; of one file, the file's own."""
-    if len(files) == 1 and file_of(files[0])[1] is None:
-        return sha256_of_file(files[0])
-    hashes = {name: sha256_of_file(name) for name in {file_of(path)[0] for path in files}}
-    parts = [(hashes[name], number) for name, number in map(file_of, files)]
-    return sha256_of({"files": parts, "reference": reference})
+    numbers = [file_of(path)[1] for path in files]
+    if numbers == [None]:
+        return hashes[0]
+    return sha256_of({"files": list(zip(hashes, numbers, strict=True)), "reference": reference})

@@ -48,12 +48,15 @@ def joining(dataset: Dataset, dicom: Dicom) -> list[Entry]:
         replace(
             entry,
             case=f"{name}.{entry.case}",
-            subject=entry.subject or (entry.series and entry.series.subject) or entry.case,
+            subject=f"{name}/{_subject(entry)}",
             dataset=name,
-            apart=f"{name}/",
         )
         for entry in images_of(dataset, dicom, Channels.of(dataset))
     ]
+
+
+def _subject(entry: Entry) -> str:
+    return entry.subject or (entry.series and entry.series.subject) or entry.case
 
 
 def check_alike(name: str, cases: Sequence[Case]) -> None:

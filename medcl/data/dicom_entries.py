@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -71,9 +72,16 @@ def _series(source: Source, path: Path, options: Dicom) -> Iterator[Entry]:
             chosen[folder] = found
         elif holds_dicom(found):
             yield skipped_file(folder, source)
-    for item in read_tree(path, chosen, options):
+    inputs = read_tree(path, chosen, options)
+    of_series = defaultdict(list)
+    for item in inputs:
+        if item.series is not None:
+            of_series[item.uid].append(item.series)
+    for item in inputs:
         entry = Entry(item.name, str(item.folder), source.path, series=item.series)
-        entry = replace(entry, **pairing.label_of(item.uid))
+        here = of_series[item.uid] if item.series else []
+        number = here.index(item.series) if item.series else 0
+        entry = replace(entry, **pairing.label_of(item.uid, here, number))
         if item.problem is None:
             yield entry
         elif item.problem.code in SKIPPED:

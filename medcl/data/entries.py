@@ -30,13 +30,14 @@ class Entry:
     `names` are those of its channels, if they have any. Where the channels are not simply those
     of `image`, `files` lists them, and `image` is that of the reference: `files[reference]`.
 
-    `dataset` is the name of the one it belongs to, `apart` stands before the subject's name where
-    subjects of another dataset may have the same.
+    `dataset` is the name of the one it belongs to.
 
     `parts` make up the label where it is no single file: (structure, mask file), or ("", DICOM
     object) for objects that name their structures; `label` is then the first of them.
 
-    subject None: the DICOM header or the case name says. modality None: header or dataset say.
+    subject None: the DICOM header or the case name says. modality None: header or dataset say;
+    the pass over the headers fills in both, `modalities`, those of the channels, and `grid`: shape,
+    spacing in mm and orientation.
     """
 
     case: str
@@ -56,7 +57,19 @@ class Entry:
     files: tuple[ChannelFile, ...] = ()
     reference: int = 0
     dataset: str = ""
-    apart: str = ""
+    grid: tuple[tuple[int, int, int], tuple[float, float, float], str] | None = None
+    modalities: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[ChannelFile, ...]:
+        """What the image is read from: a file for each channel, or one that holds them all."""
+        assert self.image is not None
+        return self.files or (ChannelFile("", self.image, self.series),)
+
+    @property
+    def channels_each(self) -> int:
+        """How many channels each of `images` holds."""
+        return 1 if self.files else self.channels
 
     def but(self, *findings: Finding, skipped: bool = False) -> Entry:
         """The same entry with more findings."""

@@ -18,10 +18,12 @@ from medcl.config import Dataset, Predict, load_section
 from medcl.data.cases import Case, read_cases
 from medcl.data.channel_lists import Channels
 from medcl.data.channels import assemble, file_of, read_channel, read_image
-from medcl.data.checks import Finding, check_image, check_nifti_header
+from medcl.data.checks import Finding, check_image
 from medcl.data.combined import images_of
 from medcl.data.dicom import Series, read_series
-from medcl.data.entries import ChannelFile, Entry
+from medcl.data.entries import Entry
+from medcl.data.headers import read_header
+from medcl.data.origin import series_folders, series_of
 from medcl.data.plan import ORIENTATION, Plan
 from medcl.data.preprocess import Geometry, prepare, restore
 from medcl.data.segmentation_object import write_segmentation
@@ -30,7 +32,7 @@ from medcl.data.splits import read_splits
 from medcl.data.store import inside
 from medcl.data.volume import Volume, VolumeError, reorient, write_nifti
 from medcl.errors import MedclError
-from medcl.files import write_json
+from medcl.files import read_json, write_json
 from medcl.segmentation.inference import predict_probabilities
 from medcl.training import checkpoint
 from medcl.training.devices import channels_last, place
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     study = parser.add_argument_group("the test cases of a study")
     study.add_argument("--cases", help="cases.csv")
     study.add_argument("--splits", help="splits.csv")
+    study.add_argument("--findings", help="ingest.json; `dicom_seg` needs it")
     study.add_argument("--out", help="folder of predictions.json and the label maps")
     scans = parser.add_argument_group("new scans")
     scans.add_argument(
@@ -142,11 +145,14 @@ def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
     model = load(args.model, WEIGHTS, settings)
     cases = {case.case: case for case in read_cases(args.cases)}
     tests = read_splits(args.splits).cases("test")
+    if settings.dicom_seg and not args.findings:
+        raise MedclError("--findings: `dicom_seg` needs ingest.json, which names the series")
+    folders = series_folders(read_json(args.findings)) if settings.dicom_seg else {}
     for number, name in enumerate(tests, 1):
         try:
             if name not in cases:
                 raise MedclError(f"{args.cases}: no case '{name}'; run split again")
-            content["cases"].append(_predict_case(model, cases[name], out))
+            content["cases"].append(_predict_case(model, cases[name], out, folders.get(name)))
         except MedclError as error:
             content["failed"][name] = str(error)
             print(f"predict: {name} ({number} of {len(tests)}) left out: {error}", flush=True)
@@ -161,8 +167,11 @@ def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
     print(f"predict: wrote {manifest}: {len(content['cases'])} cases", flush=True)
 
 
-def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
-    """Write the label maps of a case; return its entry of the manifest."""
+def _predict_case(model: Model, case: Case, out: Path, folder: str | None) -> dict[str, Any]:
+    """Write the label maps of a case; return its entry of the manifest.
+
+    `folder`: of the DICOM series to refer to, where objects are wanted.
+    """
     volume = read_image(case)
     labels, seconds = model.segment(volume)
     entry = {"case": case.case, "subject": case.subject, "seconds": round(seconds, 3)}
@@ -171,6 +180,16 @@ def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
         inside(out, file)
         write_nifti(out / file, Volume(array[None], volume.affine))
         entry[weights] = str(out / file)
+    if folder is None:
+        return entry
+    try:
+        series = series_of(case, volume, folder)
+    except VolumeError as error:
+        print(f"predict: {case.case}: no DICOM-SEG: {error}", flush=True)
+        return entry
+    for weights, array in labels.items():
+        label = Volume(array[None], volume.affine)
+        _write_object(case.case, label, series, model.plan, out / weights)
     return entry
 
 
@@ -211,14 +230,15 @@ def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[
     """Write the label map of a scan; return its row of the table. Raises MedclError to refuse."""
     volume, modality, series = _read(entry, model.plan, args)
     target = _target(entry, args.output)
-    files = [file_of(part.path)[0] for part in _parts(entry)]
+    files = [file_of(part.path)[0] for part in entry.images]
     if target.exists() and any(target.samefile(file) for file in files):
         raise MedclError(f"{target}: is the scan itself; choose another folder for --output")
     labels, seconds = model.segment(volume)
     array = labels[args.weights]
     write_nifti(target, Volume(array[None], volume.affine))
     if series is not None:
-        _write_object(entry, Volume(array[None], volume.affine), series, model.plan, args.output)
+        label = Volume(array[None], volume.affine)
+        _write_object(entry.case, label, series, model.plan, Path(args.output))
     voxel_ml = float(np.prod(volume.spacing)) / 1000
     sizes = [
         f"{np.count_nonzero(array == value) * voxel_ml:.1f} ml"
@@ -228,14 +248,14 @@ def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[
     return [entry.case, modality, shape, _shown(volume.spacing), *sizes, f"{seconds:.1f}"]
 
 
-def _write_object(entry: Entry, label: Volume, series: Series, plan: Plan, output: str) -> None:
+def _write_object(case: str, label: Volume, series: Series, plan: Plan, folder: Path) -> None:
     """The same as DICOM-SEG beside the NIfTI file, where the series allows it."""
-    path = Path(output) / f"{entry.case}.seg.dcm"
+    path = folder / f"{case}.seg.dcm"
     path.unlink(missing_ok=True)  # of an earlier run
     try:
         write_segmentation(path, label, series, plan.classes)
     except VolumeError as error:
-        print(f"predict: {entry.case}: no DICOM-SEG: {error}", flush=True)
+        print(f"predict: {case}: no DICOM-SEG: {error}", flush=True)
     else:
         print(f"predict: wrote {path}", flush=True)
 
@@ -244,17 +264,12 @@ def _target(entry: Entry, output: str) -> Path:
     return Path(output) / f"{entry.case}.nii.gz"
 
 
-def _parts(entry: Entry) -> tuple[ChannelFile, ...]:
-    assert entry.image is not None
-    return entry.files or (ChannelFile("", entry.image, entry.series),)
-
-
 def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, str, Series | None]:
     """The volume and its modality, judged as ingest does and by what the model was made for."""
     _refuse(entry.findings, always=entry.skipped)
     modality_of = {channel.name: channel.modality for channel in plan.inputs}
     read: list[tuple[Volume, str, Series | None]] = []
-    for part in _parts(entry):
+    for part in entry.images:
         path = Path(part.path)
         series = part.series or (read_series(path) if path.is_dir() else None)
         said = series.modality if series and series.modality != "other" else None
@@ -262,20 +277,17 @@ def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, s
         if not args.force:
             _check_modality(part.path, modality, modality_of.get(part.name, plan.modality))
         volume = series.decode() if series else read_channel(part.path)
-        file = file_of(part.path)[0]
-        for finding in [] if series else check_nifti_header(file, volume.shape):
+        _refuse(check_image(volume, part.path, channels=1 if entry.files else plan.channels))
+        for finding in [] if series else read_header(file_of(part.path)[0])[1]:
             print(f"predict: {entry.case}: {finding}", flush=True)
         read.append((volume, modality, series))
     volume, modality, series = read[entry.reference]
     if entry.files:
-        volume, findings = assemble(
-            entry.case, entry.files, [item[0] for item in read], entry.reference
-        )
+        volumes = [item[0] for item in read]
+        volume, findings = assemble(entry.case, entry.files, volumes, entry.reference)
         _refuse(findings)
         for finding in findings:
             print(f"predict: {entry.case}: {finding}", flush=True)
-    else:
-        _refuse(check_image(volume, str(entry.image), channels=plan.channels))
     if not args.force:
         _check_spacing(str(entry.image), volume, plan)
     return volume, modality, series

@@ -63,6 +63,16 @@ def test_the_audit_names_duplicates_by_their_shown_names():
     assert "Subjects are unknown" in said
 
 
+def test_the_audit_tells_of_near_duplicates_or_that_there_are_none():
+    near = {"cases": ["a", "b"], "roles": ["pool", "test"], "similarity": 0.971}
+    said = " ".join(prose.audit_words({"near_duplicates": [near]}, str.upper))
+    assert "Nearly the same image stands under different subjects (pool and test): A and B" in said
+    assert "correlation 0.97" in said
+    none = "No two subjects have nearly the same image"
+    assert none in " ".join(prose.audit_words({"near_duplicates": []}, str.upper))
+    assert none not in " ".join(prose.audit_words({"near_duplicates": None}, str.upper))
+
+
 def test_transfer_is_put_in_words():
     not_taken = {"a": "too large", "b": "too large"}
     found = Transfer(taken=["x"], not_taken=not_taken, share=0.5).to_dict()

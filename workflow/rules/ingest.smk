@@ -4,6 +4,7 @@ rule ingest:
     output:
         cases=f"{study.root}/ingest/cases.csv",
         findings=f"{study.root}/ingest/ingest.json",
+        thumbnails=f"{study.root}/ingest/thumbnails.npy",
     log:
         f"{study.root}/log/ingest.log",
     benchmark:
