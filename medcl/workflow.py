@@ -133,6 +133,15 @@ class Flow:
         matched = self.row_of(wildcards).matched
         return [f"{self.root}/{matched.pace}/{SUMMARY}"] if matched else []
 
+    def teacher_of(self, wildcards: Any) -> str:
+        """The model that labels the pool for a run that trains itself."""
+        return f"{self.root}/{self.row_of(wildcards).teacher}/model.pt"
+
+    def arms(self, *, selftrain: bool) -> str:
+        """Regular expression of the arms a rule makes; of none, one that never matches."""
+        found = [n for n, arm in self.study.arms.items() if bool(arm.selftrain) == selftrain]
+        return "|".join(found) or "(?!)"
+
     def phantom_of(self, wildcards: Any) -> list[str]:
         """The generated dataset, where the study has one."""
         return [f"{self.root}/phantom/phantom.json"] if self.study.dataset.phantom else []
@@ -196,6 +205,9 @@ class Flow:
         row = self.row_of(wildcards)
         chosen = {"learning_rate"} if row.tuned or row.stage == "tune" else None
         return _text(row.settings, without=chosen)
+
+    def selftrain(self, wildcards: Any) -> str:
+        return _text(self.study.arms[wildcards.arm].selftrain)
 
     def tune(self, wildcards: Any) -> str:
         return _text(self.study.tune, without={"steps"})

@@ -29,6 +29,10 @@ def study(**changed: object) -> dict:
         ({"pretrain": PRETRAIN, "start": "dense"}, "arms.a: pretrain and start cannot stand"),
         ({"finetune": {"step": 3}}, "arms.a.finetune.step: no such key; did you mean 'steps'?"),
         ({"weights": "a b.pt"}, "arms.a.weights: string should match pattern"),
+        ({"selftrain": {"of": "dens"}}, "arms.a.selftrain.of: no arm 'dens'; did you mean"),
+        ({"selftrain": {"of": "a"}}, "arms.a.selftrain.of: a is made from other runs itself"),
+        ({"selftrain": {"of": "own"}, "start": "own"}, "start and selftrain cannot stand"),
+        ({"labelled": [3]}, "arms.a.labelled.0: 3 is not in the study's `labelled`"),
     ],
 )
 def test_an_arm_that_leads_nowhere_is_refused_with_its_key(arm: dict, problem: str) -> None:

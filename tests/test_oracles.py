@@ -91,4 +91,6 @@ def test_there_are_oracles(request):
 def test_a_family_of_an_objective_that_is_built_has_an_adapter():
     built = [family for family, objective in OBJECTIVE_OF.items() if is_built(objective)]
     assert {"voco_v1_", "ntxent_", "mae_"} <= set(built)
-    assert all(longest(family, ADAPTERS) for family in built)
+    adapters = tuple(ADAPTERS)
+    for family in built:
+        assert longest(family, ADAPTERS) or any(a.startswith(family) for a in adapters), family

@@ -51,9 +51,13 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ({"arms": with_arm(start="mae", finetune={"steps": 4})}, TRAINED),
         ({"arms": with_arm(cost_of="mae")}, TRAINED),
+        (
+            {"arms": with_arm(selftrain={"of": "scratch"})},
+            {"selftrain": 1, "predict": 1, "evaluate": 1},
+        ),
         ({"tune": TUNE}, {"tune": 2, "finetune": 2, "predict": 2, "evaluate": 2}),
     ],
-    ids=["bound", "start", "cost", "tune"],
+    ids=["bound", "start", "cost", "selftrain", "tune"],
 )
 def test_growing_a_study_by_what_an_arm_can_ask_plans_only_what_is_new(
     finished: Path, tmp_path: Path, changes: dict, expected: dict

@@ -75,6 +75,9 @@ class Tune(Section):
         return sorted(rates)
 
 
+WAYS = ("pretrain", "weights", "start", "cost_of", "selftrain")
+
+
 def check(study: Study) -> None:
     """Raise ValidationError with every problem between the sections of a study."""
     found = [*_datasets(study), *_arms(study), *_primary(study), *_bound(study), *_tune(study)]
@@ -95,9 +98,9 @@ def origin_of(study: Study, arm: str) -> str | None:
     while arm in study.arms and arm not in seen:
         seen.append(arm)
         settings = study.arms[arm]
-        if settings.start is None:
+        if settings.base is None:
             return arm if settings.pretrain or settings.weights else None
-        arm = settings.start
+        arm = settings.base
     return None
 
 
@@ -136,7 +139,7 @@ def _arms(study: Study) -> Iterator[Problem]:
         message = "no arm starts from scratch; add `scratch: {}` to `arms` as the control"
         yield ("arms",), message, None
     for name, arm in study.arms.items():
-        given = [key for key in ("pretrain", "weights", "start", "cost_of") if getattr(arm, key)]
+        given = [key for key in WAYS if getattr(arm, key)]
         if len(given) > 1:
             message = f"{' and '.join(given)} cannot stand together; an arm starts in one way"
             yield ("arms", name), message, given
@@ -155,6 +158,8 @@ def _arms(study: Study) -> Iterator[Problem]:
                     f"what the weights of {other} cost is not known; name an arm with `pretrain`"
                 )
                 yield ("arms", name, key), message, other
+        yield from _selftrain(study, name)
+        yield from _counts(study, name)
         if arm.finetune is not None:
             try:
                 study.finetune.changed_by(arm.finetune)
@@ -162,6 +167,36 @@ def _arms(study: Study) -> Iterator[Problem]:
                 for item in error.errors(include_url=False):
                     path = ("arms", name, "finetune", *item["loc"])
                     yield path, item["msg"].removeprefix("Value error, "), item["input"]
+
+
+def _counts(study: Study, name: str) -> Iterator[Problem]:
+    """An arm is run where the study is, and where the runs are that it is made from."""
+    arm = study.arms[name]
+    for place, count in enumerate(arm.labelled or ()):
+        if count not in study.labelled:
+            message = f"{count} is not in the study's `labelled`"
+            yield ("arms", name, "labelled", place), message, count
+    if arm.labelled is not None and name == study.control:
+        message = "the control is run with every number of labels; take `labelled` away"
+        yield ("arms", name, "labelled"), message, arm.labelled
+    teacher = arm.selftrain.of if arm.selftrain else None
+    if teacher in study.arms:
+        lacking = [n for n in study.counts(name) if n not in study.counts(teacher)]
+        if lacking:
+            message = f"{teacher} is not run with {lacking[0]} labelled; leave that out here too"
+            yield ("arms", name, "labelled"), message, arm.labelled
+
+
+def _selftrain(study: Study, name: str) -> Iterator[Problem]:
+    settings = study.arms[name].selftrain
+    if settings is None:
+        return
+    path = ("arms", name, "selftrain", "of")
+    if settings.of not in study.arms:
+        yield path, _unknown(settings.of, study.arms), settings.of
+    elif study.arms[settings.of].selftrain or study.arms[settings.of].cost_of:
+        message = f"{settings.of} is made from other runs itself; name an arm that is not"
+        yield path, message, settings.of
 
 
 def _primary(study: Study) -> Iterator[Problem]:
@@ -184,6 +219,9 @@ def _bound(study: Study) -> Iterator[Problem]:
         return
     if bound.arm not in study.arms:
         yield ("bound", "arm"), _unknown(bound.arm, study.arms), bound.arm
+    elif study.arms[bound.arm].selftrain:
+        message = f"{bound.arm} labels the pool, and with all labels there is none left"
+        yield ("bound", "arm"), message, bound.arm
     elif study.arms[bound.arm].cost_of:
         message = f"the steps of {bound.arm} follow from another run; name an arm of its own steps"
         yield ("bound", "arm"), message, bound.arm

@@ -144,8 +144,12 @@ class Finetune(Training):
 
 
 class Selftrain(Section):
-    """Training on with labels the arm's own network gives to the pool."""
+    """Training anew with labels that the networks of another arm give to the pool."""
 
+    of: Name = Field(
+        description="arm whose fine-tuned network of the same labels and replicate labels the "
+        "pool; this one starts from the same weights and is fine-tuned alike"
+    )
     rounds: Count = Field(1, description="of labelling the pool and training anew")
     members: Count = Field(
         1, description="networks, each fine-tuned with a seed of its own, that label together"
@@ -174,6 +178,12 @@ class Arm(Section):
         description="cost-matched control: from scratch, with the seconds of that arm's "
         "pretraining spent on further steps",
     )
+    selftrain: Selftrain | None = Field(
+        None, description="train anew on labels another arm gives to the pool"
+    )
+    labelled: list[Count] | None = Field(
+        None, min_length=1, description="numbers of labelled subjects of this arm; absent: all"
+    )
     control: bool = Field(
         False,
         description="compare the other arms with this one too; always so without `pretrain` "
@@ -186,7 +196,12 @@ class Arm(Section):
     @property
     def from_scratch(self) -> bool:
         """Random weights and the study's own number of steps."""
-        return not (self.pretrain or self.weights or self.start or self.cost_of)
+        return not (self.pretrain or self.weights or self.base or self.cost_of)
+
+    @property
+    def base(self) -> str | None:
+        """The arm whose weights this one starts from."""
+        return self.selftrain.of if self.selftrain else self.start
 
     @field_serializer("finetune")
     def only_changes(self, changes: Finetune | None) -> dict[str, Any] | None:
@@ -281,6 +296,11 @@ class Study(Section):
         scratch = [name for name, arm in self.arms.items() if arm.from_scratch]
         plain = [name for name in scratch if self.arms[name].finetune is None]
         return (plain or scratch)[0] if len(self.arms) > 1 and scratch else None
+
+    def counts(self, arm: str) -> list[int]:
+        """Numbers of labelled subjects an arm is run with."""
+        own = self.arms[arm].labelled
+        return [n for n in self.labelled if own is None or n in own]
 
     @model_validator(mode="after")
     def sections_fit(self) -> Study:

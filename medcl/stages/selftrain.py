@@ -16,6 +16,7 @@ import argparse
 import math
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from medcl.segmentation.crops import PseudoLabelled
 from medcl.segmentation.inference import predict_probabilities
 from medcl.segmentation.model import IGNORED, Segmentation
 from medcl.stages.finetune import network_weights, start, train
+from medcl.study.matching import tuned_rate
 from medcl.training import checkpoint
 from medcl.training.devices import place, relaunch
 from medcl.training.fit import Fitted
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", required=True, help="model.pt of the arm's fine-tuning")
     parser.add_argument("--encoder", help="encoder.pt the arm starts from; absent: from scratch")
+    parser.add_argument("--tuned", help="tuned.yaml with the learning rate; absent: the section's")
     add_training_arguments(parser, "model.pt")
 
 
@@ -59,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     relaunch(args.devices, sys.argv[1:])
     settings, tuning = load_section(Selftrain, args.settings), load_section(Finetune, args.finetune)
     options, plan = load_section(Network, args.network), read_plan(args.plan)
+    started = time.monotonic()
     outputs = Outputs("selftrain", Path(args.out), "model.pt", place(plan.threads))
     outputs.content = {
         "kind": "segmentation",
@@ -76,6 +80,10 @@ def run(args: argparse.Namespace) -> None:
         "transfer": None,
         "rounds": [],
     }
+    if args.tuned:
+        rate = tuned_rate(args.tuned)
+        tuning = tuning.model_copy(update={"learning_rate": rate})
+    outputs.facts["learning_rate"] = tuning.learning_rate
     key = {"stage": "selftrain", "settings": settings.model_dump()}
     key |= {"finetune": tuning.model_dump(exclude={"save_every_s"})}
     key |= {"network": options.model_dump(), "labelled": args.labelled, "replicate": args.replicate}
@@ -84,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
     work = work_folder(args.work, key, files)
     try:
         fitted, weights = _rounds(settings, tuning, options, plan, args, outputs, work)
+        fitted.seconds = max(fitted.seconds, time.monotonic() - started)  # of labelling too
     except TrainingFailed as error:
         outputs.fail(error)
         return
@@ -124,9 +133,6 @@ def _rounds(
             share=settings.share,
         )
         outputs.facts["seed"] = seed
-        outputs.facts["training_seconds"] = (
-            outputs.facts.get("training_seconds", 0) + fitted.seconds
-        )
         return Trained(model, fitted)
 
     networks: list[nn.Module] = [checkpoint.load_model(args.model)[0].to(outputs.place.device)]

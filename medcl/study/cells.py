@@ -17,7 +17,7 @@ WHO = (Column("labelled", "labelled", "t"), Column("arm", "arm", "t"))
 def pairs(results: Results, without: str | None = None) -> Iterator[tuple[int, str]]:
     for labelled in results.study.labelled:
         for arm in results.study.arms:
-            if arm != without:
+            if arm != without and labelled in results.study.counts(arm):
                 yield labelled, arm
 
 

@@ -72,7 +72,13 @@ def compare(results: Results) -> list[Comparison]:
     """
     against = results.control
     names = sorted(results.study.arms, key=lambda arm: arm != against)
-    found = [_compare(results, arm, n, against) for n in results.study.labelled for arm in names]
+    study = results.study
+    found = [
+        _compare(results, arm, n, against)
+        for n in study.labelled
+        for arm in names
+        if n in study.counts(arm)
+    ]
     family = protocol.primary_pairs(results.study)
     places = [i for i, item in enumerate(found) if (item.arm, item.labelled) in family]
     p = [item.difference.p if item.difference else None for item in (found[i] for i in places)]
@@ -89,6 +95,7 @@ def compare_further(results: Results) -> list[Comparison]:
         for n in study.labelled
         for arm in study.arms
         for other in protocol.controls_of(study, arm)[1:]
+        if n in study.counts(arm) and n in study.counts(other)
     ]
 
 

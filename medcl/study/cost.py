@@ -50,6 +50,9 @@ def seconds_of(results: Results, arm: str, labelled: int) -> float | None:
     origin = origin_of(results.study, arm)
     pretraining = [_seconds(item.summary) for item in results.pretrainings if item.arm == origin]
     parts = [_mean(tuning), _mean(pretraining) if origin else 0.0]
+    if (selftrain := results.study.arms[arm].selftrain) is not None:
+        teachers = results.runs_of(selftrain.of, labelled)
+        parts.append(_mean(_seconds(run.summary) for run in teachers))
     known = [part for part in parts if part is not None]
     return math.fsum(known) if len(known) == len(parts) else None
 

@@ -54,7 +54,7 @@ class Row:
     labelled: None for all candidates. settings: steps are a mapping where the number of labelled
     subjects is not known yet, and those before `matched` adds its own. tuned: the file the learning
     rate is read from; absent: that of the settings. controls: arms it is compared with, the main
-    one first.
+    one first. teacher: folder of the run whose network labels the pool.
     """
 
     stage: Literal["finetune", "bound", "tune"]
@@ -66,6 +66,7 @@ class Row:
     tuned: str | None = None
     matched: Matched | None = None
     controls: tuple[str, ...] = ()
+    teacher: str | None = None
 
     @property
     def folder(self) -> str:
@@ -81,13 +82,13 @@ def runs(study: Study) -> list[Row]:
     return [
         run(study, arm, labelled, replicate)
         for arm in study.arms
-        for labelled in study.labelled
+        for labelled in study.counts(arm)
         for replicate in range(study.replicates)
     ]
 
 
 def run(study: Study, arm: str, labelled: int, replicate: int) -> Row:
-    settings = study.finetune.changed_by(study.arms[arm].finetune)
+    settings = settings_of(study, arm)
     matched = None
     if (other := study.arms[arm].cost_of) is not None:
         pretraining = origin(study, other, replicate)
@@ -104,7 +105,20 @@ def run(study: Study, arm: str, labelled: int, replicate: int) -> Row:
         _tuned(study, arm),
         matched,
         controls_of(study, arm),
+        _teacher(study, arm, labelled, replicate),
     )
+
+
+def _teacher(study: Study, arm: str, labelled: int, replicate: int) -> str | None:
+    selftrain = study.arms[arm].selftrain
+    return f"finetune/{selftrain.of}/n{labelled}/r{replicate}" if selftrain else None
+
+
+def settings_of(study: Study, arm: str) -> Finetune:
+    """`finetune` as an arm has it; one that trains itself has that of the arm it learns from."""
+    own = study.arms[arm]
+    common = settings_of(study, own.selftrain.of) if own.selftrain else study.finetune
+    return common.changed_by(own.finetune)
 
 
 def bound_runs(study: Study) -> list[Row]:
@@ -116,7 +130,7 @@ def bound_runs(study: Study) -> list[Row]:
 def bound_run(study: Study, replicate: int) -> Row:
     bound = study.bound
     assert bound is not None
-    settings = study.finetune.changed_by(study.arms[bound.arm].finetune)
+    settings = settings_of(study, bound.arm)
     if bound.steps is not None:
         settings = settings.model_copy(update={"steps": bound.steps})
     start, tuned = origin(study, bound.arm, replicate), _tuned(study, bound.arm)
@@ -133,20 +147,20 @@ def trials(study: Study) -> list[Row]:
     return [
         trial(study, name)
         for name, arm in study.arms.items()
-        if not arm.cost_of and not _is_probe(study, name)
+        if not arm.cost_of and not arm.selftrain and not _is_probe(study, name)
     ]
 
 
 def _is_probe(study: Study, arm: str) -> bool:
     """A probe learns no weights and has no learning rate."""
-    return study.finetune.changed_by(study.arms[arm].finetune).mode in PROBES
+    return settings_of(study, arm).mode in PROBES
 
 
 def trial(study: Study, arm: str) -> Row:
     """They start from the first pretraining, which is there however many replicates there are."""
     tune = study.tune
     assert tune is not None
-    settings = study.finetune.changed_by(study.arms[arm].finetune)
+    settings = settings_of(study, arm)
     steps = tune.steps or settings.steps_for(tune.labelled)
     settings = settings.model_copy(update={"steps": steps})
     return Row("tune", arm, tune.labelled, tune.replicate, settings, origin(study, arm, 0))
@@ -205,25 +219,34 @@ def further_controls(study: Study) -> list[str]:
 def primary_pairs(study: Study) -> list[tuple[str, int]]:
     """(arm, label count) of the primary comparisons: the family of Holm's correction.
 
-    Arms that are not named are those with a pretraining of this study; where there is none, all.
+    Arms that are not named are those with a pretraining of this study and nothing more; where there
+    is none, all.
     """
     if study.control is None:
         return []
     others = [name for name in study.arms if name != study.control]
-    pretrained = [name for name in others if is_pretrained(study, name)]
+    pretrained = [n for n in others if is_pretrained(study, n) and not study.arms[n].selftrain]
     named = study.primary.arms or pretrained or others
     counts = study.primary.labelled or study.labelled
-    return [(arm, n) for n in study.labelled if n in counts for arm in study.arms if arm in named]
+    return [
+        (arm, n)
+        for n in study.labelled
+        for arm in study.arms
+        if arm in named and n in counts and n in study.counts(arm)
+    ]
 
 
 def _is_control(arm: Arm) -> bool:
-    return arm.control or not (arm.pretrain or arm.start)
+    return arm.control or not (arm.pretrain or arm.base)
 
 
 def _tuned(study: Study, arm: str) -> str | None:
     if study.tune is None or _is_probe(study, arm):
         return None
-    tried = study.control if study.arms[arm].cost_of else arm
+    settings = study.arms[arm]
+    tried: str | None = settings.selftrain.of if settings.selftrain else arm
+    if settings.cost_of:
+        tried = study.control
     return f"tune/{tried}/tuned.yaml"
 
 
@@ -241,6 +264,17 @@ def words(study: Study) -> list[str]:
                 f"{arm.cost_of} took seconds, at the pace of {study.control} with the same labels "
                 "and replicate."
             )
+        if (teaching := arm.selftrain) is not None:
+            said.append(
+                f"{name} learns from the labels of the subset and from those that {teaching.of} "
+                f"gives to the pool ({teaching.rounds} "
+                f"{'round' if teaching.rounds == 1 else 'rounds'}; the "
+                f"{100 * teaching.keep:g} % of the cases it is most sure of, voxels from a "
+                f"probability of {teaching.confidence:g} on), from the same weights."
+            )
+        if arm.labelled is not None:
+            counts = ", ".join(map(str, study.counts(name)))
+            said.append(f"{name} is run with {counts} labelled only.")
         if changes := changes_of(study, name):
             differing = ", ".join(f"{key} {value}" for key, value in changes.items())
             said.append(f"The fine-tuning of {name} differs from the other arms': {differing}.")
@@ -261,7 +295,7 @@ def words(study: Study) -> list[str]:
 
 def changes_of(study: Study, arm: str) -> dict[str, Any]:
     """Keys of `finetune` that really differ in an arm, with its values."""
-    own = study.finetune.changed_by(study.arms[arm].finetune).model_dump()
+    own = settings_of(study, arm).model_dump()
     common = study.finetune.model_dump()
     return {key: value for key, value in own.items() if value != common[key]}
 

@@ -126,6 +126,8 @@ def class_forests(results: Results) -> list[Picture]:
         rows = []
         for name in study.dataset.classes:
             for number, arm in enumerate(numbers, start=1):
+                if labelled not in study.counts(arm):
+                    continue
                 found = difference_of(results, arm, labelled, results.control, name=name, **given)
                 if found is not None and found.mean is not None:
                     point = _point(labelled, found, measure)
@@ -143,7 +145,7 @@ def case_dots(results: Results, arm: str) -> list[Picture]:
     control = results.control
     if control is None:
         return []
-    counts = results.study.labelled
+    counts = results.study.counts(arm)
     measure = MEASURES[results.study.primary.metric]
     means = {n: pair for n in counts if (pair := subject_means(results, arm, n)) is not None}
     values = [float(value) for pair in means.values() for side in pair for value in side]

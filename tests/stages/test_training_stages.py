@@ -174,7 +174,7 @@ def test_another_label_is_another_run(study: Path, tmp_path: Path) -> None:
 def teach(study: Path, out: Path, model: Path, *more: str, steps: int = 3, **settings: object):
     tuning = ["--finetune", f"{{steps: {steps}, validate_every: 2}}", "--model", str(model)]
     where = ["--labelled", "1", "--replicate", "0"]
-    return call(selftrain, study, out, *where, *tuning, *more, **settings)
+    return call(selftrain, study, out, *where, *tuning, *more, of="scratch", **settings)
 
 
 def test_self_training_learns_from_the_pool_and_never_from_its_labels(

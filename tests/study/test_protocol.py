@@ -152,3 +152,23 @@ def test_what_arms_have_not_in_common_is_said_in_words() -> None:
     assert "chosen from 0.001, 0.01" in said
     assert "scratch was trained on every labelled candidate, with 2 seeds" in said
     assert protocol.words(study(arms={"scratch": {}})) == []
+
+
+def test_an_arm_that_trains_itself_has_the_weights_settings_and_rate_of_its_teacher() -> None:
+    short = ARMS["short"] | {"start": "mae"}
+    arms = ARMS | {"short": short, "self": {"selftrain": {"of": "short"}}}
+    made = study(arms=arms, tune=TUNE)
+    row = protocol.run(made, "self", 4, 1)
+    assert row.teacher == "finetune/short/n4/r1"
+    assert row.origin.folder == "pretrain/mae/s1"
+    assert row.settings.steps == 7
+    assert row.tuned == "tune/short/tuned.yaml"
+    assert "self" not in [trial.arm for trial in protocol.trials(made)]
+    assert ("self", 1) not in protocol.primary_pairs(made)
+    assert row.controls == protocol.run(made, "short", 4, 1).controls
+
+
+def test_a_probe_has_no_learning_rate_to_tune() -> None:
+    made = study(arms=ARMS | {"knn": {"start": "mae", "finetune": {"mode": "knn"}}}, tune=TUNE)
+    assert protocol.run(made, "knn", 1, 0).tuned is None
+    assert "knn" not in [trial.arm for trial in protocol.trials(made)]

@@ -11,7 +11,7 @@ import pytest
 from make_results import Fake, make
 from report_pages import QUICK, quick, rows_of, run, text_of
 
-from medcl.files import read_json, write_json
+from medcl.files import read_json, read_yaml, write_json, write_yaml
 from medcl.study import drawing, methods
 from medcl.study.cost import seconds_of
 from medcl.study.report import make_report
@@ -326,3 +326,18 @@ def test_tables_are_written_as_csv_and_latex(written):
             r for r in csv.DictReader(file) if (r["class"], r["metric"]) == ("spleen", "hd95_mm")
         )
     assert row["replicates"] == "3"  # two of five have no spleen to measure a distance to
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_arm_of_some_label_counts_is_compared_there_alone(tmp_path):
+    config = make(tmp_path / "a", Fake(volumes=False))
+    study = read_yaml(config)
+    study["arms"]["order"]["labelled"] = [1, 2]
+    write_yaml(config, study)
+    shutil.rmtree(config.parent / "finetune/order/n4")
+    folder = run(config)
+    counts = [n for arm, n in rows_of(folder) if arm == "order"]
+    assert counts == ["1", "2"]
+    assert {row["status"] for row in rows_of(folder).values()} == {"ok"}
+    text = text_of((folder / "report.html").read_text(encoding="utf-8"))
+    assert "order is run with 1, 2 labelled only." in text

@@ -15,6 +15,8 @@ rule finetune:
         f"{study.root}/log/finetune.{{arm}}.n{{labelled}}.r{{replicate}}.log",
     benchmark:
         f"{study.root}/benchmark/finetune.{{arm}}.n{{labelled}}.r{{replicate}}.tsv"
+    wildcard_constraints:
+        arm=study.arms(selftrain=False),
     threads: study.threads
     resources:
         mem_mb=16000,
