@@ -160,16 +160,27 @@ class Flow:
         """The dataset without what only the plan reads."""
         return _text(self.study.dataset, without={"plan"})
 
+    def pretrain_on(self, wildcards: Any) -> list[str]:
+        """The datasets whose images are only pretrained on, as options of ingest."""
+        texts = [_text(other, without={"plan"}) for other in self.study.pretrain_on]
+        return [word for text in texts for word in ("--pretrain-on", text)]
+
     def fingerprint(self, wildcards: Any) -> str:
         """Hash of names, sizes and times of the source files: changed data are ingested again.
 
         Empty for a generated dataset, whose files are the output of a rule.
         """
-        if self.study.dataset.phantom:
+        datasets = [self.study.dataset, *self.study.pretrain_on]
+        places = {
+            str(Path(dataset.root) / source.path)
+            for dataset in datasets
+            if not dataset.phantom
+            for source in dataset.sources
+        }
+        if not places:
             return ""
-        root = Path(self.study.dataset.root)
         found = []
-        for place in sorted({str(root / source.path) for source in self.study.dataset.sources}):
+        for place in sorted(places):
             files = [place] if Path(place).is_file() else _files_below(place)
             for file in files:
                 status = os.stat(file)

@@ -1,5 +1,6 @@
 """DICOM series and RTSTRUCT objects, small enough to count their voxels by hand."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,13 @@ def write_rtstruct(
     drawn_on: str | None = "1.2.826.0.1.3680043.8.498.2",
     frame: str = FRAME,
     kind: str = "CLOSED_PLANAR",
+    slices: Sequence[str] = (),
+    listed: Sequence[str] = (),
 ) -> Path:
-    """`structures`: name -> contours, each (corners, 3) in mm as DICOM counts (LPS)."""
+    """`structures`: name -> contours, each (corners, 3) in mm as DICOM counts (LPS).
+
+    `slices`: the instances each contour names; `listed`: those named for the whole series.
+    """
     ds = a_file(RTStructureSetStorage)
     ds.Modality, ds.SeriesInstanceUID = "RTSTRUCT", generate_uid()
     ds.FrameOfReferenceUID = frame
@@ -82,6 +88,7 @@ def write_rtstruct(
     if drawn_on:
         item, study, reference = Dataset(), Dataset(), Dataset()
         item.SeriesInstanceUID = drawn_on
+        item.ContourImageSequence = [instance(uid) for uid in listed]
         study.RTReferencedSeriesSequence = [item]
         reference.FrameOfReferenceUID, reference.RTReferencedStudySequence = frame, [study]
         ds.ReferencedFrameOfReferenceSequence = [reference]
@@ -94,12 +101,21 @@ def write_rtstruct(
             contour.ContourGeometricType = kind
             contour.NumberOfContourPoints = len(points)
             contour.ContourData = [round(float(v), 6) for v in np.ravel(points)]
+            if slices:
+                contour.ContourImageSequence = [instance(uid) for uid in slices]
             drawn.ContourSequence.append(contour)
         ds.StructureSetROISequence.append(roi)
         ds.ROIContourSequence.append(drawn)
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.save_as(path, enforce_file_format=True)
     return path
+
+
+def instance(uid: str) -> Dataset:
+    """A reference to one slice."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CTImageStorage, uid
+    return item
 
 
 def square(x0: float, y0: float, x1: float, y1: float, plane: float) -> np.ndarray:

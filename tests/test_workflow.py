@@ -1,5 +1,6 @@
 """The workflow as a user runs it: what is planned, what is refused, what a cluster job sees."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,21 @@ def test_a_users_file_with_one_arm_plans_one_arm(tmp_path: Path) -> None:
     jobs = planned("--configfile", file, cwd=tmp_path)
     assert jobs["finetune"] == 1
     assert "pretrain" not in jobs
+
+
+def test_ingest_is_given_the_datasets_that_are_pretrained_on_and_watches_their_files(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"1")
+    other = MICRO_DATASET | {"name": "other", "root": str(tmp_path), "plan": {"threads": 2}}
+    other["sources"] = [{"layout": "folders", "images": "{subject}.nii"}]
+    flow = workflow.Flow(load_study(MICRO | {"pretrain_on": [other]}))
+    option, text = flow.pretrain_on({})
+    assert option == "--pretrain-on"
+    assert json.loads(text)["sources"][0]["images"] == "{subject}.nii"
+    assert "plan" not in json.loads(text)
+    before = flow.fingerprint({})
+    (tmp_path / "a.nii").write_bytes(b"22")
+    assert flow.fingerprint({}) != before
+    assert workflow.Flow(load_study(MICRO)).pretrain_on({}) == []
 
 
 def test_a_second_dataset_needs_one_new_yaml(tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ class Source(Section):
         "pretrain_data.json; dicom: a tree with series in any order, each volume a case"
     )
     path: str = Field(".", description="folder or table, relative to the dataset's root")
-    images: str | None = Field(
+    images: str | dict[Name, str] | None = Field(
         None,
         description="folders: pattern of the images; dicom: pattern of the series' folders (`*` "
         "crosses folders), all if absent; bids: suffix, entities before it, such as "
-        "acq-highres_T1w; nnssl: pattern of the `modality`, all if absent",
+        "acq-highres_T1w; nnssl: pattern of the `modality`, all if absent. With channels in files "
+        "of their own: {channel} in it stands for the channel's name, or a mapping says it for "
+        "each channel (dicom: of the folder or the SeriesDescription)",
     )
     labels: str | None = Field(
         None,
@@ -34,10 +36,13 @@ class Source(Section):
         "derivatives, such as manual/dseg, or label-*_mask for one mask file per class",
     )
     channel: int | str | None = Field(
-        None, description="nnunet: name or number of the channel to use, if there are several"
+        None,
+        description="nnunet, msd: name or number of the only channel to use, if there are several",
     )
     columns: dict[str, str] = Field(
-        default_factory=dict, description="csv: our column name -> the table's column name"
+        default_factory=dict,
+        description="csv: our column name -> the table's column name; a column for each of "
+        "`channels` has its name",
     )
     modality: str | None = Field(None, description="overrides the dataset's modality")
     subject: str | None = Field(
@@ -79,6 +84,9 @@ class PlanKeys(Section):
         description="downsampling of each encoder level along each axis; the first is [1, 1, 1]",
     )
     intensity: Intensity | None = Field(None, description="see `plan.intensity.*`")
+    channel_intensity: dict[Name, Intensity] = Field(
+        default_factory=dict, description="channel -> its own rule, which wins over `intensity`"
+    )
     threads: Count | None = Field(None, description="threads of a training process")
 
 
@@ -130,6 +138,17 @@ class Dataset(Section):
     )
     sources: list[Source] = Field(min_length=1, description="where the files come from")
     modality: Modality = Field(description="decides the intensity rule")
+    channels: list[Name] | dict[Name, Modality] = Field(
+        default_factory=list,
+        description="names of the images of a case that become the channels of the network's "
+        "input, in this order; a mapping gives each its own modality. nnunet and msd without it: "
+        "all that dataset.json names",
+    )
+    reference: Name | None = Field(
+        None,
+        description="channel whose grid the others are brought to, and on which labels and "
+        "predictions lie; the first if absent",
+    )
     classes: dict[str, Count] = Field(
         min_length=1,
         description="name of each class -> its value in the label maps; 0 is background",
@@ -171,6 +190,50 @@ class Dataset(Section):
         if max(classes.values()) > 255:
             raise ValueError("label values must be at most 255")
         return classes
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return tuple(self.channels)
+
+    def modality_of(self, channel: str) -> Modality:
+        """The modality of a channel; that of the dataset where nothing else is said."""
+        return (
+            self.channels.get(channel, self.modality)
+            if isinstance(self.channels, dict)
+            else self.modality
+        )
+
+    @model_validator(mode="after")
+    def channels_fit(self) -> Dataset:
+        names = self.channel_names
+        if len(set(names)) < len(names):
+            raise ValueError("channels: a name stands twice")
+        reference = self.reference or (names[0] if names else None)
+        if names and self.reference and self.reference not in names:
+            raise ValueError(f"reference: no such channel{suggest(self.reference, list(names))}")
+        if reference and self.modality_of(reference) != self.modality:
+            raise ValueError(
+                f"channels.{reference}: is {self.modality_of(reference)}, but the dataset is "
+                f"{self.modality}; `modality` is that of the reference channel"
+            )
+        for name in self.plan.channel_intensity if names else ():
+            if name not in names:
+                raise ValueError(
+                    f"plan.channel_intensity.{name}: no such channel{suggest(name, list(names))}"
+                )
+        for number, source in enumerate(self.sources):
+            if source.channel is not None and names:
+                raise ValueError(
+                    f"sources.{number}.channel: `channels` of the dataset chooses already; "
+                    "remove one of the two"
+                )
+            if isinstance(source.images, dict) and set(source.images) != set(names):
+                shown = ", ".join(source.images)
+                raise ValueError(
+                    f"sources.{number}.images: names {shown}, `channels` {', '.join(names)}; "
+                    "name the same channels in both"
+                )
+        return self
 
     @model_validator(mode="after")
     def structures_belong_to_classes(self) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,15 +32,9 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
         file = str(source)
         raw = _read(file)
     problems: list[str] = []
-    dataset_file = file
-    if isinstance(raw.get("dataset"), str):
-        dataset_file = _find(raw["dataset"])
-        try:
-            raw = {**raw, "dataset": _read(dataset_file, asked_by=f"{file}: dataset")}
-        except ConfigError as error:
-            problems.append(str(error))
-    dataset = raw.get("dataset")
-    if isinstance(dataset, Mapping):
+    raw, files = _with_datasets(raw, file, problems)
+    unread = {key for key, found in _datasets(raw) if isinstance(found, str)}
+    if isinstance(dataset := raw.get("dataset"), Mapping):
         if raw.get("root") is not None:
             dataset = {**dataset, "root": str(raw["root"])}
         elif dataset.get("phantom") and raw.get("study"):
@@ -51,19 +45,49 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
         study = Study.model_validate(raw)
     except ValidationError as error:
         for line in problems_of(Study, error):
-            if line.startswith("dataset: ") and problems:
+            if line.partition(":")[0] in unread:
                 continue  # said already: its file could not be read
-            in_dataset = line.startswith("dataset.") and dataset_file != file
+            key = next((key for key in files if line.startswith(f"{key}.")), None)
             problems.append(
-                f"{dataset_file}: {line.removeprefix('dataset.')}"
-                if in_dataset
-                else f"{file}: {line}"
+                f"{file}: {line}"
+                if key is None
+                else f"{files[key]}: {line.removeprefix(f'{key}.')}"
             )
     problems += [f"{file}: {line}" for line in option_problems(raw)]
     if problems:
         raise ConfigError("\n".join(problems))
     assert study is not None
     return study
+
+
+def _datasets(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(key path, value) of every dataset of a study: a file, or its content."""
+    yield "dataset", raw.get("dataset")
+    others = raw.get("pretrain_on")
+    for number, other in enumerate(others if isinstance(others, list) else ()):
+        yield f"pretrain_on.{number}", other
+
+
+def _with_datasets(
+    raw: Mapping[str, Any], file: str, problems: list[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The study with its datasets' files read, and the file of each key path that named one."""
+    files, found = {}, {}
+    for key, value in _datasets(raw):
+        if isinstance(value, str):
+            path = _find(value)
+            try:
+                value = _read(path, asked_by=f"{file}: {key}")
+                files[key] = path
+            except ConfigError as error:
+                problems.append(str(error))
+        found[key] = value
+    filled = {**raw}
+    if "dataset" in raw:
+        filled["dataset"] = found.pop("dataset")
+    if isinstance(raw.get("pretrain_on"), list):
+        filled["pretrain_on"] = [value for key, value in found.items() if key != "dataset"]
+    return filled, files
 
 
 def load_section(model: type[S], text_or_file: str) -> S:

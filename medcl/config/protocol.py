@@ -15,6 +15,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from medcl.config.base import Count, Name, Positive, Section
 
 if TYPE_CHECKING:
+    from medcl.config.dataset import Dataset
     from medcl.config.study import Study
 
 LAST_ORDER = 31  # splits.csv holds 32 orders of the labelled candidates
@@ -79,7 +80,7 @@ WAYS = ("pretrain", "weights", "start", "cost_of", "selftrain")
 
 def check(study: Study) -> None:
     """Raise ValidationError with every problem between the sections of a study."""
-    found = [*_arms(study), *_primary(study), *_bound(study), *_tune(study)]
+    found = [*_datasets(study), *_arms(study), *_primary(study), *_bound(study), *_tune(study)]
     if found:
         errors = [
             InitErrorDetails(type=PydanticCustomError(ACROSS, message), loc=path, input=value)  # type: ignore[arg-type]
@@ -101,6 +102,36 @@ def origin_of(study: Study, arm: str) -> str | None:
             return arm if settings.pretrain or settings.weights else None
         arm = settings.base
     return None
+
+
+def _datasets(study: Study) -> Iterator[Problem]:
+    ours = study.dataset
+    names = [ours.name, *(other.name for other in study.pretrain_on)]
+    for number, other in enumerate(study.pretrain_on):
+        path = ("pretrain_on", number)
+        if names.count(other.name) > 1:
+            yield (*path, "name"), f"two datasets are called '{other.name}'", other.name
+        if other.modality != ours.modality:
+            message = (
+                f"'{other.name}' is {other.modality}, '{ours.name}' is {ours.modality}; they must "
+                "be the same"
+            )
+            yield (*path, "modality"), message, other.modality
+            continue  # so do those of the channels
+        theirs, mine = other.channel_names, ours.channel_names
+        modalities = [other.modality_of(name) for name in theirs]
+        if (theirs and mine and theirs != mine) or (
+            theirs == mine and modalities != [ours.modality_of(name) for name in mine]
+        ):
+            message = (
+                f"'{other.name}' has {_listed(other)}, '{ours.name}' has {_listed(ours)}; they "
+                "must be the same, in one order"
+            )
+            yield (*path, "channels"), message, theirs
+
+
+def _listed(dataset: Dataset) -> str:
+    return ", ".join(f"{name} ({dataset.modality_of(name)})" for name in dataset.channel_names)
 
 
 def _arms(study: Study) -> Iterator[Problem]:

@@ -31,6 +31,12 @@ class Split(Section):
         4, description="validation subjects; a run with n labels uses the first max(2, n) of them"
     )
     seed: int = Field(0, description="seed of the split and of the orders of labelled subjects")
+    waive: list[Literal["near_duplicates"]] = Field(
+        default_factory=list,
+        description="findings of the audit that would stop the run and shall not, after a look at "
+        "them; the report then begins with them: near_duplicates, images of different subjects "
+        "and roles that are nearly the same",
+    )
 
 
 class Training(Section):
@@ -207,6 +213,11 @@ class Predict(Section):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="of neighbouring windows")
     batch: Count = Field(4, description="windows computed together")
+    dicom_seg: bool = Field(
+        False,
+        description="of test cases that came as DICOM series, also write each prediction as a "
+        "DICOM-SEG object that refers to the series, `<case>.seg.dcm` beside `<case>.nii.gz`",
+    )
 
 
 class Evaluate(Section):
@@ -230,6 +241,11 @@ class Study(Section):
 
     study: Name = Field(description="name; results go to results/<study>")
     dataset: Dataset = Field(description="a file in config/datasets, or its content")
+    pretrain_on: list[Dataset] = Field(
+        default_factory=list,
+        description="further datasets (files or their content) whose images join the unlabelled "
+        "pool and nothing else; their labels are not read",
+    )
     root: str | None = Field(None, description="overrides the dataset's root (--config root=PATH)")
     results: Annotated[str, Field(pattern=r"^[^\s'\"]+$")] = Field(
         "results", description="folder of the results; no spaces or quotes in its name"

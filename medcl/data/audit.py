@@ -1,26 +1,40 @@
 """Is anything the models learn from also what they are chosen or judged by?
 
-Pool (pretraining and fine-tuning), validation and test must share no subject and no image. An
-overlap between roles, or the same voxels in two roles, stops the run; the same voxels twice within
-a role are listed; the same label map for different images of two roles is a warning.
+Pool (pretraining and fine-tuning), validation and test must share no subject and no image, from
+whatever source they come. An overlap between roles, or the same voxels in two roles, stops the run;
+so do images of different subjects in two roles that are nearly the same, unless the configuration
+waives it. The same within a role is listed; the same label map for different images of two roles is
+a warning, and so is a subject of another dataset with the name of a validation or test subject.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from jaxtyping import Int8
 
 from medcl.config import Split
 from medcl.data.cases import Case
+from medcl.data.near import near_duplicates
 from medcl.data.splits import ROLES, Splits
 
 Finding = dict[str, Any]
 
 
 def audit(
-    cases: Sequence[Case], splits: Splits, split: Split, *, unknown_subjects: bool = False
+    cases: Sequence[Case],
+    splits: Splits,
+    split: Split,
+    *,
+    thumbnails: Mapping[str, Int8[np.ndarray, "16 16 16"]] | None = None,
+    unknown_subjects: bool = False,
 ) -> dict[str, Any]:
-    """Return the content of `audit.json`; `stopped` and `reason` say whether the run may go on."""
+    """Return the content of `audit.json`; `stopped` and `reason` say whether the run may go on.
+
+    Without `thumbnails` near duplicates are not looked for, and stand there as null.
+    """
     role = {row.case: row.role for row in splits.rows}
     overlaps = _overlaps(splits, split)
     duplicates = _same(cases, role, "voxels", lambda case: case.voxel_sha256)
@@ -36,13 +50,20 @@ def audit(
         for found in labels
         if len(found["roles"]) > 1 and len({voxels[case] for case in found["cases"]}) > 1
     ]
+    near = None if thumbnails is None else _nearly_same(cases, role, thumbnails)
+    across = [found for found in near or () if len(found["roles"]) > 1]
+    waived = [_waived(found) for found in across] if "near_duplicates" in split.waive else []
     reasons = [_overlap_reason(found) for found in overlaps]
     reasons += [_duplicate_reason(found) for found in duplicates if len(found["roles"]) > 1]
+    reasons += [] if waived else [_near_reason(found) for found in across]
     return {
         "format": 1,
         "overlaps": overlaps,
         "duplicates": duplicates,
+        "near_duplicates": near,
+        "waived": waived,
         "warnings": warnings,
+        "same_names": _same_names(cases, role),
         "unknown_subjects": unknown_subjects,
         "stopped": bool(reasons),
         "reason": "\n".join(reasons) or None,
@@ -84,6 +105,44 @@ def _same(
     ]
 
 
+def _nearly_same(
+    cases: Sequence[Case],
+    role: dict[str, str],
+    thumbnails: Mapping[str, Int8[np.ndarray, "16 16 16"]],
+) -> list[Finding]:
+    """Pairs of cases of different subjects that are nearly, and not exactly, the same."""
+    cases = sorted(cases, key=lambda case: case.case)
+    pictures = np.stack([thumbnails[case.case] for case in cases])
+    found = []
+    for i, j, similarity in near_duplicates(pictures, [case.subject for case in cases]):
+        pair = (cases[i], cases[j])
+        if pair[0].voxel_sha256 != pair[1].voxel_sha256:
+            found.append(
+                {
+                    "cases": [case.case for case in pair],
+                    "subjects": sorted({case.subject for case in pair}),
+                    "roles": _sorted({role[case.case] for case in pair}),
+                    "similarity": round(similarity, 3),
+                }
+            )
+    return found
+
+
+def _same_names(cases: Iterable[Case], role: dict[str, str]) -> list[Finding]:
+    """Subjects of datasets that are only pretrained on, called as one that is held out."""
+    held_out = {case.subject: role[case.case] for case in cases if role[case.case] != "pool"}
+    pairs = {
+        (case.subject, name)
+        for case in cases
+        if case.dataset and (name := case.subject.removeprefix(f"{case.dataset}/")) in held_out
+        if name != case.subject
+    }
+    return [
+        {"subjects": [ours, theirs], "roles": [held_out[ours], "pool"]}
+        for theirs, ours in sorted(pairs)
+    ]
+
+
 def _sorted(roles: Iterable[str]) -> list[str]:
     return sorted(roles, key=ROLES.index)
 
@@ -100,4 +159,22 @@ def _duplicate_reason(found: Finding) -> str:
         f"audit: cases {', '.join(found['cases'])} hold the same voxels and are in "
         f"{' and '.join(found['roles'])}; give them one subject in the source table, or name all "
         "but one of them under `exclude` of their source"
+    )
+
+
+def _waived(found: Finding) -> Finding:
+    roles = " and ".join(found["roles"])
+    message = (
+        f"nearly the same image (correlation {found['similarity']}) stands in {roles} and was let "
+        "pass by split.waive in the configuration: test scores may be too good"
+    )
+    return {"kind": "near_duplicate", "cases": found["cases"], "message": message}
+
+
+def _near_reason(found: Finding) -> str:
+    return (
+        f"audit: cases {', '.join(found['cases'])} of subjects {', '.join(found['subjects'])} are "
+        f"nearly the same image (correlation {found['similarity']}) and are in "
+        f"{' and '.join(found['roles'])}; look at both, and give them one subject, name one under "
+        "`exclude` of its source, or set `split.waive: [near_duplicates]`"
     )

@@ -59,7 +59,7 @@ def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
             f"{where}.images: this key is required by layout bids: a suffix, such as T1w, or "
             "entities and a suffix, such as acq-highres_T1w"
         )
-    asked = _asked(source.images, f"{where}.images")
+    asked = _asked(str(source.images), f"{where}.images")
     images = [named for named in _named(path) if named.is_asked(asked)]
     labels = _derivatives(path, source.labels, where) if source.labels else []
     people = _participants(path / "participants.tsv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,16 +39,18 @@ class Body:
         return array[:, ::x, ::y, ::z][:, self.mask]
 
 
-def find_body(volume: Volume, *, threshold: float | None = None) -> Body:
-    """Find the largest connected thing brighter than air; its holes belong to it.
+def find_body(volume: Volume, *, threshold: float | Sequence[float | None] | None = None) -> Body:
+    """Find the largest connected thing brighter than air in any channel; its holes belong to it.
 
-    `threshold` is the value that parts it from air (HU); without one it is Otsu's, on the cube
-    roots of the smoothed values: few voxels of high uptake then do not pass for the body.
+    `threshold`, one for all channels or one for each, is the value that parts it from air (HU);
+    without one it is Otsu's, on the cube roots of the smoothed values: few voxels of high uptake
+    then do not pass for the body.
     """
     x, y, z = (max(1, -(-length // SIDE)) for length in volume.shape)
     step = (x, y, z)
     looked_at = volume.array[:, ::x, ::y, ::z].astype(np.float32)
-    masks = [_foreground(channel, threshold) for channel in looked_at]
+    each = threshold if isinstance(threshold, Sequence) else [threshold] * len(looked_at)
+    masks = [_foreground(*channel) for channel in zip(looked_at, each, strict=True)]
     mask = _largest(np.any(masks, axis=0))
     if not mask.any() or not _has_air_face(mask):
         return _everything(volume, step, mask.shape)

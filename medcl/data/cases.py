@@ -21,6 +21,11 @@ class Case:
     shape in voxels, spacing in mm and orientation are in file order. `voxel_sha256` is the hash of
     the decoded values, so that the same voxels stored twice are found; `extra` holds the columns
     of the user's own table, such as a cohort.
+
+    `image` is the file whose grid the case has. `channel_images` lists the files of the channels in
+    order, `a.nii.gz[1]` for the second volume of a file; it is empty where `image` is all of them.
+    `image_sha256` is then the hash of those of all files. `dataset` is the name of the one the
+    case belongs to.
     """
 
     case: str
@@ -37,9 +42,14 @@ class Case:
     voxel_sha256: str
     label_sha256: str | None
     source: str
+    dataset: str = ""
+    channel_names: tuple[str, ...] = ()
+    channel_images: tuple[str, ...] = ()
     extra: dict[str, str] = field(default_factory=dict)
 
 
+SEPARATOR = "|"  # of the names and of the files of channels
+LISTS = ("channel_names", "channel_images")
 COLUMNS = tuple(item.name for item in fields(Case) if item.name != "extra")
 
 
@@ -51,7 +61,12 @@ def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *extra])
     for case in cases:
-        values = [_to_text(getattr(case, name)) for name in COLUMNS]
+        values = [
+            _joined(getattr(case, name), case.case)
+            if name in LISTS
+            else _to_text(getattr(case, name))
+            for name in COLUMNS
+        ]
         writer.writerow([*values, *(case.extra.get(name, "") for name in extra)])
     write_text(path, text.getvalue())
 
@@ -72,6 +87,16 @@ def read_cases(path: str | Path) -> list[Case]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise MedclError(f"{path}: case {', '.join(twice)} stands there twice; {CHANGE}")
     return cases
+
+
+def _joined(values: tuple[str, ...], case: str) -> str:
+    if wrong := [value for value in values if SEPARATOR in value]:
+        raise MedclError(f"{case}: '{wrong[0]}' holds {SEPARATOR}, which parts channels; rename it")
+    return SEPARATOR.join(values)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(text.split(SEPARATOR)) if text else ()
 
 
 def _to_text(value: object) -> str:
@@ -104,5 +129,8 @@ def _case(path: str | Path, line: int, row: dict[str, str]) -> Case:
         voxel_sha256=row["voxel_sha256"],
         label_sha256=row["label_sha256"] or None,
         source=row["source"],
+        dataset=row["dataset"],
+        channel_names=_list(row["channel_names"]),
+        channel_images=_list(row["channel_images"]),
         extra={name: value for name, value in row.items() if name not in COLUMNS},
     )

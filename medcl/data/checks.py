@@ -5,7 +5,6 @@ error: the case is quarantined; warning: accepted, and worth a look; info: nothi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from jaxtyping import Integer, Num
 
 from medcl.data.volume import (
     GRID_TOLERANCE,
-    NIFTI,
     Volume,
     VolumeError,
+    blank,
     grid_distance,
     is_sheared,
     reorient,
@@ -51,6 +50,13 @@ class Finding:
 
 def check_image(volume: Volume, path: str, *, channels: int = 1) -> list[Finding]:
     """Findings on the place and the values of an image; `channels` is how many it should have."""
+    findings = check_grid(volume, path, channels=channels)
+    findings += check_values(volume.array, path)
+    return findings
+
+
+def check_grid(volume: Volume, path: str, *, channels: int = 1) -> list[Finding]:
+    """Findings on what a header tells: the place and the channels of an image."""
     findings = check_place(volume, path)
     if len(volume.array) != channels:
         findings.append(
@@ -61,7 +67,6 @@ def check_image(volume: Volume, path: str, *, channels: int = 1) -> list[Finding
                 "supply one 3-D file per case",
             )
         )
-    findings += check_values(volume.array, path)
     return findings
 
 
@@ -130,29 +135,18 @@ def check_values(array: Num[np.ndarray, "C X Y Z"], path: str) -> list[Finding]:
     return []
 
 
-def check_nifti_header(path: str, shape: tuple[int, int, int]) -> list[Finding]:
-    """Warn where the two affines of a NIfTI file disagree, or where it has none."""
-    if not path.lower().endswith(NIFTI):
-        return []
-    header: Any = nib.load(path).header
+def check_affines(header: Any, shape: tuple[int, int, int], path: str) -> list[Finding]:
+    """Warn where the two affines of a NIfTI header disagree, or where it has none."""
     sform = header.get_sform(coded=True)[0]
     try:
         qform = header.get_qform(coded=True)[0]
     except (ValueError, nib.spatialimages.HeaderDataError):  # not a rotation
         qform = np.full((4, 4), np.nan)
     if sform is None and qform is None:
-        return [
-            Finding(
-                "no_orientation",
-                "warning",
-                f"{path}: neither sform nor qform is set; its sides are guessed",
-                "set the sform, or make sure that all cases lie alike",
-            )
-        ]
+        return [no_orientation(path, "neither sform nor qform is set")]
     if sform is None or qform is None or _is_singular(sform):
         return []
-    blank = np.zeros((1, *shape), np.uint8)
-    apart = grid_distance(Volume(blank, sform), Volume(blank, qform))
+    apart = grid_distance(blank((1, *shape), sform), blank((1, *shape), qform))
     if apart <= GRID_TOLERANCE:
         return []
     by = f"by up to {apart:.2g} voxels" if np.isfinite(apart) else "(the qform is no rotation)"
@@ -164,6 +158,15 @@ def check_nifti_header(path: str, shape: tuple[int, int, int]) -> list[Finding]:
             "remove the wrong one",
         )
     ]
+
+
+def no_orientation(path: str | Path, why: str) -> Finding:
+    return Finding(
+        "no_orientation",
+        "warning",
+        f"{path}: {why}; its sides are guessed",
+        "set the affine, or make sure that all cases lie alike",
+    )
 
 
 def align_label(
@@ -246,19 +249,6 @@ def label_values(array: Integer[np.ndarray, "..."]) -> list[int]:
     seen = np.zeros(int(array.max()) + 1, bool)  # several times faster than sorting
     seen[array.ravel(order="K")] = True
     return [int(value) for value in np.flatnonzero(seen)]
-
-
-def voxel_sha256(array: Num[np.ndarray, "C X Y Z"]) -> str:
-    """Hash of the shape and of the values as float32, whatever file they came from.
-
-    The first axis is the fastest, as files store it: a volume just read is hashed as it lies.
-    """
-    digest = hashlib.sha256(repr(array.shape).encode())
-    for channel in array:
-        for plane in range(channel.shape[2]):
-            values = np.ascontiguousarray(channel[:, :, plane].T, dtype=np.float32)
-            digest.update(values.data)
-    return digest.hexdigest()
 
 
 def missing_file(code: str, path: str | Path) -> Finding:

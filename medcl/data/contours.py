@@ -10,6 +10,7 @@ Every plane of the image takes the contours of the nearest drawn plane within ha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -49,9 +50,12 @@ def paint_contours(
         polygons = [_points(contour, to_voxels, what) for contour in drawn if _is_closed(contour)]
         if left := len(drawn) - len(polygons):
             told = f"{what}: {left} of {len(drawn)} contours are points or open lines, left out"
-            findings.append(Finding("contour_not_closed", "warning" if polygons else "info", told))
+            severity: Literal["warning", "info"] = "warning" if polygons else "info"
+            remedy = "close them where they bound something"
+            findings.append(Finding("contour_not_closed", severity, told, remedy))
         if not polygons:
-            findings.append(Finding("structure_empty", "warning", f"{what}: holds no contours"))
+            told = f"{what}: holds no contours"
+            findings.append(Finding("structure_empty", "warning", told, "check that it was drawn"))
             continue
         planes = _by_plane(polygons)
         for plane, flat in planes.items():

@@ -62,6 +62,14 @@ class Series:
     def modality(self) -> str:
         return MODALITIES.get(self.stack.planes[0].header.text("Modality"), "other")
 
+    @property
+    def study(self) -> str:
+        return self.stack.planes[0].header.text("StudyInstanceUID")
+
+    @property
+    def description(self) -> str:
+        return self.stack.planes[0].header.text("SeriesDescription")
+
     def provenance(self) -> dict[str, Any]:
         """What the volume was made of: the file of each slice, the bytes' hash, useful tags."""
         planes, places = self.stack.planes, self.stack.places

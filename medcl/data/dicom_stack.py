@@ -159,9 +159,8 @@ def _fill(
         )
     if missing >= len(planes):
         raise VolumeError("missing_slices", f"{told}; too many to fill", "supply the slices")
-    findings.append(
-        Finding("slices_interpolated", "warning", f"{told}; filled by linear interpolation")
-    )
+    told = f"{told}; filled by linear interpolation"
+    findings.append(Finding("slices_interpolated", "warning", told, "look at the case"))
     places = [i + k / n for i, n in enumerate(counts) for k in range(n)]
     return (*map(float, places), float(len(counts)))
 
@@ -197,6 +196,7 @@ def _even_out(
             "slices_interpolated",
             "warning",
             f"{told}; resampled linearly to {count} slices {along[-1] / (count - 1):.4g} mm apart",
+            "look at the case",
         )
     )
     targets = np.linspace(0, along[-1], count)
@@ -227,7 +227,6 @@ def _straighten(
         float(across @ affine[:3, k]) / float(affine[:3, k] @ affine[:3, k]) for k in (0, 1)
     )
     affine[:3, 2] = normal * (normal @ step)
-    findings.append(
-        Finding("tilt_sheared", "warning", f"{told}; sheared linearly onto right angles")
-    )
+    told = f"{told}; sheared linearly onto right angles"
+    findings.append(Finding("tilt_sheared", "warning", told, "look at the case"))
     return slide[0], slide[1]

@@ -15,13 +15,29 @@ from medcl.data.volume import SUFFIXES
 
 
 @dataclass(frozen=True)
+class ChannelFile:
+    """One channel of a case: a file, one volume of it (`scan.nii.gz[1]`), or a DICOM folder."""
+
+    name: str
+    path: str
+    series: Series | None = None
+
+
+@dataclass(frozen=True)
 class Entry:
     """One input. `image` is a file or a folder with a DICOM series, `series` its headers if read.
+
+    `names` are those of its channels, if they have any. Where the channels are not simply those
+    of `image`, `files` lists them, and `image` is that of the reference: `files[reference]`.
+
+    `dataset` is the name of the one it belongs to.
 
     `parts` make up the label where it is no single file: (structure, mask file), or ("", DICOM
     object) for objects that name their structures; `label` is then the first of them.
 
-    subject None: the DICOM header or the case name says. modality None: header or dataset say.
+    subject None: the DICOM header or the case name says. modality None: header or dataset say;
+    the pass over the headers fills in both, `modalities`, those of the channels, and `grid`: shape,
+    spacing in mm and orientation.
     """
 
     case: str
@@ -37,6 +53,23 @@ class Entry:
     skipped: bool = False
     parts: tuple[tuple[str, str], ...] = ()
     series: Series | None = None
+    names: tuple[str, ...] = ()
+    files: tuple[ChannelFile, ...] = ()
+    reference: int = 0
+    dataset: str = ""
+    grid: tuple[tuple[int, int, int], tuple[float, float, float], str] | None = None
+    modalities: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[ChannelFile, ...]:
+        """What the image is read from: a file for each channel, or one that holds them all."""
+        assert self.image is not None
+        return self.files or (ChannelFile("", self.image, self.series),)
+
+    @property
+    def channels_each(self) -> int:
+        """How many channels each of `images` holds."""
+        return 1 if self.files else self.channels
 
     def but(self, *findings: Finding, skipped: bool = False) -> Entry:
         """The same entry with more findings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,13 +31,16 @@ class LabelRules:
 
 @dataclass(frozen=True)
 class Label:
-    """A label map on the image's grid. `file`: that of the source, if it can be used as it is."""
+    """A label map on the image's grid. `file`: that of the source, if it can be used as it is, and
+    `sha256` the hash of its bytes.
+    """
 
     file: str | None
     volume: Volume
     values: list[int]
     made_of: Mapping[str, Any] | None
     findings: list[Finding]
+    sha256: str | None = None
 
 
 def read_label(entry: Entry, image: Volume, series: Series | None, rules: LabelRules) -> Label:
@@ -44,7 +48,7 @@ def read_label(entry: Entry, image: Volume, series: Series | None, rules: LabelR
     assert entry.label is not None
     if entry.parts and entry.parts[0][0]:
         return _masks(entry, image, rules)
-    if entry.parts or _is_object(entry.label):
+    if entry.parts or is_object(entry.label):
         paths = [path for _, path in entry.parts] or [entry.label]
         drawn = read_annotations(paths, image, rules.naming, series, rules.drawing)
         made_of = {
@@ -53,14 +57,15 @@ def read_label(entry: Entry, image: Volume, series: Series | None, rules: LabelR
             "classes": drawn.classes,
         }
         return _made(drawn.label, list(drawn.findings), made_of, entry.label, rules)
-    stored = read_volume(entry.label, labels=True)
+    digest = hashlib.sha256()
+    stored = read_volume(entry.label, labels=True, digest=digest)
     label, findings = _on_grid(stored, image, entry.label, str(entry.image), rules)
     values = label_values(label.array)
     findings += check_label_values(values, entry.label, rules.naming.classes)
     # A turned label lies on the grid of the image up to rounding: both get one affine.
     file = entry.label if label is stored else None
     volume = label if label is stored else Volume(label.array, image.affine)
-    return Label(file, volume, values, None, findings)
+    return Label(file, volume, values, None, findings, file and digest.hexdigest())
 
 
 def _made_of(
@@ -140,6 +145,6 @@ def _on_grid(
     return moved, told
 
 
-def _is_object(path: str) -> bool:
+def is_object(path: str) -> bool:
     """A DICOM file, whatever its name; label maps are known by their suffix."""
     return not suffix_of(path) and Path(path).is_file() and is_dicom(Path(path))

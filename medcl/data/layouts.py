@@ -1,15 +1,16 @@
-"""Layouts other programs define: nnU-Net's raw folder, nnssl's pretrain_data.json."""
+"""Layouts other programs define: nnU-Net's raw folder, nnssl's table, the Decathlon's."""
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medcl.config import Source
+from medcl.data.channel_lists import NONE, Channels, choose, joined
 from medcl.data.checks import Finding
 from medcl.data.entries import (
     Entry,
@@ -24,30 +25,38 @@ from medcl.files import read_json
 # ------------------------------------------------------------------------------ nnU-Net raw
 
 
-def nnunet(source: Source, path: Path, where: str) -> Iterator[Entry]:
-    """imagesTr, imagesTs and labelsTr as dataset.json describes them; one channel of each case."""
+def nnunet(source: Source, path: Path, where: str, channels: Channels = NONE) -> Iterator[Entry]:
+    """imagesTr, imagesTs and labelsTr as dataset.json describes them."""
     table = _read_table(path / "dataset.json", where, "nnunet")
-    channels = table.get("channel_names") or table.get("modality") or {"0": "image"}
-    if not isinstance(channels, Mapping):
+    named = table.get("channel_names") or table.get("modality") or {"0": "image"}
+    if not isinstance(named, Mapping):
         raise MedclError(f"{path / 'dataset.json'}: `channel_names` must map numbers to names")
-    channel = _channel(channels, source, where)
-    others = [str(name) for number, name in channels.items() if int(number) != channel]
+    there = {str(name): int(number) for number, name in named.items()}
+    chosen = choose(there, source, channels, where)
+    others = [name for name, number in there.items() if number not in chosen.values()]
     ending = str(table.get("file_ending", ".nii.gz"))
     listed = table.get("dataset")
     if isinstance(listed, Mapping):  # files anywhere, named one by one
-        found = _listed(listed, path, channel)
+        found = _listed(listed, path, chosen)
     else:
-        found = _in_folders(path, channel, ending)
+        found = _in_folders(path, chosen, ending)
     used: set[Path] = set()
-    for name, image, label in found:
-        used |= {file for file in (image, label) if file is not None}
+    for name, images, label in found:
+        used |= {file for file in (*images.values(), label) if file is not None}
         text = str(label) if label is not None else None
-        if image is None:
+        if not images:
             yield Entry(case_name(name), None, source.path, text).but(lonely_label(str(label)))
             continue
-        entry = Entry(case_name(name), str(image), source.path, text)
+        entry = Entry(case_name(name), None, source.path, text)
+        if len(chosen) == 1:
+            image = next(iter(images.values()))
+            entry = replace(entry, image=str(image), names=channels.names)
+        else:
+            files = {name: str(f) if f.exists() else None for name, f in images.items()}
+            entry = joined(entry, files, channels)
         if others:
-            told = f"{image}: channel {channel} of {len(channels)}; {', '.join(others)} left out"
+            shown = ", ".join(f"{number} {name}" for name, number in chosen.items())
+            told = f"{entry.image}: channel {shown} of {len(there)}; {', '.join(others)} left out"
             entry = entry.but(Finding("channel_chosen", "info", told))
         yield entry
     marked = re.compile(rf".*_\d{{4}}{re.escape(ending)}")
@@ -56,40 +65,20 @@ def nnunet(source: Source, path: Path, where: str) -> Iterator[Entry]:
             yield entry
 
 
-def _channel(channels: Mapping[str, Any], source: Source, where: str) -> int:
-    """The number of the channel the source asks for, by number or name."""
-    names = {str(name).casefold(): int(number) for number, name in channels.items()}
-    shown = ", ".join(f"{number} {name}" for number, name in channels.items())
-    if source.channel is None:
-        if len(channels) == 1:
-            return int(next(iter(channels)))
-        raise MedclError(
-            f"{where}.channel: {len(channels)} channels per case ({shown}); name the one to use: "
-            "several channels per case are not read yet"
-        )
-    asked = str(source.channel)
-    if asked.casefold() in names:
-        return names[asked.casefold()]
-    if asked.isdigit() and int(asked) in names.values():
-        return int(asked)
-    near = difflib.get_close_matches(asked.casefold(), list(names), 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise MedclError(f"{where}.channel: no channel '{asked}' among {shown}{hint}")
-
-
 def _listed(
-    listed: Mapping[str, Any], path: Path, channel: int
-) -> Iterator[tuple[str, Path | None, Path | None]]:
+    listed: Mapping[str, Any], path: Path, chosen: Mapping[str, int]
+) -> Iterator[tuple[str, dict[str, Path], Path | None]]:
     for name, item in listed.items():
-        images = item.get("images") or []
+        files = dict(enumerate(item.get("images") or []))
+        images = {key: path / files.get(number, "") for key, number in chosen.items()}
         label = item.get("label")
-        image = path / images[channel] if channel < len(images) else None
-        yield name, image, path / label if label else None
+        there = any(number in files for number in chosen.values())
+        yield name, images if there else {}, path / label if label else None
 
 
 def _in_folders(
-    path: Path, channel: int, ending: str
-) -> Iterator[tuple[str, Path | None, Path | None]]:
+    path: Path, chosen: Mapping[str, int], ending: str
+) -> Iterator[tuple[str, dict[str, Path], Path | None]]:
     """A case is there if any of its channels is: a missing one is a finding of that case."""
     for images, labels in (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")):
         files = visible_files(path / images) if (path / images).is_dir() else []
@@ -98,10 +87,13 @@ def _in_folders(
         pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
         names = [match[1] for file in files if (match := pattern.fullmatch(file.name))]
         for name in dict.fromkeys(names):
-            image = path / images / f"{name}_{channel:04d}{ending}"
-            yield name, image, label_of.pop(name, None)
+            found = {
+                key: path / images / f"{name}_{number:04d}{ending}"
+                for key, number in chosen.items()
+            }
+            yield name, found, label_of.pop(name, None)
         for name, label in label_of.items():
-            yield name, None, label
+            yield name, {}, label
 
 
 # ----------------------------------------------------------------------------------- nnssl
@@ -122,7 +114,7 @@ def nnssl(source: Source, path: Path, where: str) -> Iterator[Entry]:
                 for session, visit in person["sessions"].items():
                     for image in visit["images"]:
                         kind = str(image.get("modality") or "")
-                        if source.images and not fnmatch.fnmatchcase(kind, source.images):
+                        if source.images and not fnmatch.fnmatchcase(kind, str(source.images)):
                             continue
                         names = (origin, subject, session, image.get("name") or kind)
                         yield Entry(
@@ -148,6 +140,56 @@ def _place(text: str, folder: Path) -> Path:
     return next(
         (f / below for f in (folder, folder.parent) if (f / below).exists()), folder / below
     )
+
+
+# ----------------------------------------------------------------------------- Decathlon
+
+
+def msd(source: Source, path: Path, where: str, channels: Channels) -> Iterator[Entry]:
+    """Medical Segmentation Decathlon: what dataset.json lists; its tests have no labels.
+
+    Several modalities of a case are volumes along the fourth axis of its file.
+    """
+    table = path / "dataset.json"
+    try:
+        content: Any = read_json(table)
+        names = content.get("modality") or content.get("channel_names") or {}
+        if "training" not in content and "file_ending" in content:
+            yield from nnunet(source, path, where, channels)
+            return
+        there = {str(name): int(number) for number, name in names.items()} or {"image": 0}
+        listed = [(item["image"], item["label"]) for item in content["training"]]
+        listed += [
+            (item["image"] if isinstance(item, dict) else item, None)
+            for item in content.get("test") or []
+        ]
+    except FileNotFoundError:
+        raise MedclError(f"{where}.path: {path} has no dataset.json; is the layout msd?") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MedclError(
+            f"{table}: not a table of the Decathlon ({type(error).__name__}: {error}); "
+            "it needs `training` with `image` and `label`"
+        ) from None
+    chosen = choose(there, source, channels, where)
+    whole = list(chosen.values()) == list(range(len(there)))
+    named = tuple(chosen) if channels.names or len(chosen) > 1 else ()
+    used = set()
+    for image, label in listed:
+        files = [path / item if item else None for item in (image, label)]
+        used |= {file for file in files if file}
+        entry = Entry(
+            case_name(Path(image).name),
+            str(files[0]),
+            source.path,
+            str(files[1]) if files[1] else None,
+            channels=len(chosen),
+            names=named,
+        )
+        if not whole:
+            entry = joined(entry, {n: f"{files[0]}[{at}]" for n, at in chosen.items()}, channels)
+            entry = replace(entry, image=str(files[0]), names=named)
+        yield entry
+    yield from not_used(used, source)
 
 
 def _read_table(file: Path, where: str, layout: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import pydicom
 
 from medcl.data.annotations import DAMAGED, KINDS, Reference
 from medcl.data.checks import Finding
+from medcl.data.dicom import Series
+from medcl.data.drawn_on import share_a_slice, slices_of_object, slices_of_series
 from medcl.data.series import Files
 
 
@@ -28,12 +30,27 @@ class Pairing:
     unmatched: Sequence[tuple[Path, Finding]] = ()
     files: frozenset[Path] = frozenset()
 
-    def label_of(self, uid: str) -> dict[str, Any]:
-        """The keys `label` and `parts` of the entry of a volume of this series."""
-        files = self.objects.get(uid, [])
+    def label_of(self, uid: str, volumes: Sequence[Series], number: int) -> dict[str, Any]:
+        """What the entry of `volumes[number]`, the volumes of series `uid`, is told of its label.
+
+        Of several volumes an object belongs to those whose slices it names.
+        """
+        files, findings = self.objects.get(uid, []), []
+        if files and len(volumes) > 1:
+            slices = [slices_of_series(volume) for volume in volumes]
+            used = []
+            for file in files:
+                named = slices_of_object(file)
+                here = [share_a_slice(named, held) for held in slices]
+                if not any(here):
+                    findings.append(_of_several(file, len(volumes)))
+                if here[number] or not any(here):
+                    used.append(file)
+            files = used
         if not files:
             return {}
-        return {"label": str(files[0]), "parts": tuple(("", str(file)) for file in files)}
+        parts = tuple(("", str(file)) for file in files)
+        return {"label": str(files[0]), "parts": parts, "findings": tuple(findings)}
 
 
 def pair(tree: Iterable[Files], root: Path, pattern: str) -> Pairing:
@@ -69,6 +86,15 @@ def _reference(file: Path) -> Reference:
         return Reference.of(pydicom.dcmread(file, stop_before_pixels=True))
     except DAMAGED:
         return Reference((), ())
+
+
+def _of_several(file: Path, count: int) -> Finding:
+    return Finding(
+        "annotation_of_several_volumes",
+        "warning",
+        f"{file}: names no slice of the {count} volumes of its series, and is used for each",
+        "look at it beside each, or exclude those it was not drawn on",
+    )
 
 
 def _unmatched(file: Path, reference: Reference, alike: int) -> Finding:

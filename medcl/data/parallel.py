@@ -52,21 +52,30 @@ def in_processes(
 
 
 class Progress:
-    """A line now and then: how many are done, how fast, and the time that is left."""
+    """A line now and then: how many are done, how fast, and the time that is left.
+
+    Where a step tells how many bytes it read, the line gives megabytes per second too.
+    """
 
     def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.done = what, total, 0
+        self.what, self.total, self.done, self.read = what, total, 0, 0
         self.start = self.shown = time.monotonic()
 
-    def step(self) -> None:
-        self.done += 1
+    def step(self, count: int = 1, *, read: int = 0) -> None:
+        self.done += count
+        self.read += read
         now = time.monotonic()
         if now - self.shown < EVERY_S and self.done < self.total:
             return
         self.shown = now
-        rate = self.done / max(now - self.start, 1e-9)
+        passed = max(now - self.start, 1e-9)
+        rate = self.done / passed
         left = (self.total - self.done) / rate
-        print(f"{self.what}: {self.done}/{self.total}, {rate:.1f}/s, {left:.0f} s left", flush=True)
+        volume = f", {self.read / passed / 1e6:.1f} MB/s" if self.read else ""
+        print(
+            f"{self.what}: {self.done}/{self.total}, {rate:.1f}/s{volume}, {left:.0f} s left",
+            flush=True,
+        )
 
 
 def _attempt(work: Callable[[T], R], item: T) -> R | Exception:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from medcl.config import Dataset, Intensity
+from medcl.config import Dataset, Intensity, PlanKeys
 from medcl.data.body import find_body
+from medcl.data.channels import filled
 from medcl.data.strides import (
     Spacing,
     Triple,
@@ -50,12 +51,37 @@ LIMITS_OTHERWISE = (1.0, 99.0)
 
 
 @dataclass(frozen=True)
+class Channel:
+    """A named channel of the network's input; `body_threshold` as in the plan."""
+
+    name: str
+    modality: str
+    intensity: Intensity
+    body_threshold: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "modality": self.modality,
+            "intensity": self.intensity.model_dump(),
+            "body_threshold": self.body_threshold,
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Channel:
+        intensity = Intensity.model_validate(content["intensity"])
+        return cls(content["name"], content["modality"], intensity, content["body_threshold"])
+
+
+@dataclass(frozen=True)
 class Plan:
     """All derived choices. Spacing (mm), crop (voxels) and strides are along the RAS axes.
 
     `classes` is ordered by value: class k of a network's output is the k-th, 0 the background.
     `body_threshold` parts body from air (HU); None: found in each volume. `across` is the axis
-    across the slices of a 2-D network, along which volumes keep their spacing; None: 3-D.
+    across the slices of a 2-D network, along which volumes keep their spacing; None: 3-D. `inputs`
+    are the channels where they have names, `reference` the one whose grid a case has; `intensity`
+    and `body_threshold` are then those of the first.
     """
 
     modality: str
@@ -70,6 +96,19 @@ class Plan:
     fingerprint: dict[str, Any]
     given: tuple[str, ...] = ()
     across: int | None = None
+    inputs: tuple[Channel, ...] = ()
+    reference: str | None = None
+
+    @property
+    def intensities(self) -> list[Intensity]:
+        """The rule of each channel."""
+        return [channel.intensity for channel in self.inputs] or [self.intensity] * self.channels
+
+    @property
+    def body_thresholds(self) -> list[float | None]:
+        """That of each channel."""
+        named = [channel.body_threshold for channel in self.inputs]
+        return named or [self.body_threshold] * self.channels
 
     def spacing_of(self, own: Spacing) -> Spacing:
         """Spacing (mm) a volume is resampled to; `own` is the one it has."""
@@ -102,6 +141,8 @@ class Plan:
                 "rule": "otsu" if self.body_threshold is None else "threshold",
                 "threshold": self.body_threshold,
             },
+            "inputs": [channel.to_dict() for channel in self.inputs],
+            "reference": self.reference,
             "threads": self.threads,
             "given": list(self.given),
             "fingerprint": self.fingerprint,
@@ -130,6 +171,8 @@ class Plan:
             fingerprint=content["fingerprint"],
             given=tuple(content["given"]),
             across=content.get("across"),
+            inputs=tuple(map(Channel.from_dict, content.get("inputs", ()))),
+            reference=content.get("reference"),
         )
 
     def preparation_sha256(self) -> str:
@@ -137,6 +180,8 @@ class Plan:
         keys = ["classes", "orientation", "channels", "spacing", "intensity", "body"]
         if self.across is not None:  # stores of volumes keep the hash they were made with
             keys.append("across")
+        if self.inputs:  # stores of one channel keep the hash they were made with
+            keys += ["inputs", "reference"]
         return sha256_of({key: self.to_dict()[key] for key in keys})
 
 
@@ -151,7 +196,10 @@ def read_plan(path: str | Path) -> Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the plan needs to know of one image; lengths along the RAS axes."""
+    """What the plan needs to know of one image; lengths along the RAS axes.
+
+    `sample` are values of the body, NaN where a channel shows nothing.
+    """
 
     case: str
     shape: Triple
@@ -165,10 +213,11 @@ def body_threshold(modality: str) -> float | None:
     return CT_BODY_HU if modality == "CT" else None
 
 
-def measure(case: str, volume: Volume, modality: str) -> Measured:
-    """Measure one image of the pool."""
+def measure(case: str, volume: Volume, modality: str, *others: str) -> Measured:
+    """Measure one image of the pool; one modality of all its channels, or one of each."""
     volume = reorient(volume, ORIENTATION)
-    body = find_body(volume, threshold=body_threshold(modality))
+    modalities = [modality, *others] if others else [modality] * len(volume.array)
+    body = find_body(filled(volume), threshold=[body_threshold(name) for name in modalities])
     x, y, z = (
         (high - low) * spacing for low, high, spacing in zip(*body.box, volume.spacing, strict=True)
     )
@@ -177,10 +226,13 @@ def measure(case: str, volume: Volume, modality: str) -> Measured:
     return Measured(case, volume.shape, volume.spacing, (x, y, z), values.astype(np.float32))
 
 
-def make_plan(measured: Sequence[Measured], dataset: Dataset, *, cases: int) -> Plan:
+def make_plan(
+    measured: Sequence[Measured], dataset: Dataset, *, cases: int, names: Sequence[str] = ()
+) -> Plan:
     """Derive the plan; `cases` is the number of pool images, of which `measured` were read.
 
-    Raises MedclError if the images differ in channels or given keys contradict one another.
+    `names` are those of the channels. Raises MedclError if the images differ in channels or given
+    keys contradict one another.
     """
     channels = _same_channels(measured)
     keys = dataset.plan
@@ -205,6 +257,7 @@ def make_plan(measured: Sequence[Measured], dataset: Dataset, *, cases: int) -> 
         strides = natural_strides(shrunk(needed, spacing), spacing)
         crop = fit_crop(needed, spacing, triple(product(strides)))
     fingerprint = _fingerprint(measured, cases)
+    inputs = _inputs(dataset, names, fingerprint["intensity_percentiles"])
     return Plan(
         modality=dataset.modality,
         classes=_by_value(dataset.classes),
@@ -212,15 +265,43 @@ def make_plan(measured: Sequence[Measured], dataset: Dataset, *, cases: int) -> 
         crop=crop,
         strides=strides,
         channels=channels,
-        intensity=_intensity(
-            dataset.modality, keys.intensity, fingerprint["intensity_percentiles"]
-        ),
-        body_threshold=body_threshold(dataset.modality),
+        intensity=inputs[0].intensity
+        if inputs
+        else _intensity(dataset.modality, keys.intensity, fingerprint["intensity_percentiles"]),
+        body_threshold=inputs[0].body_threshold if inputs else body_threshold(dataset.modality),
         threads=keys.threads or 1,
         fingerprint=fingerprint,
-        given=tuple(sorted(keys.model_dump(exclude_none=True))),
+        given=_given(keys),
         across=across,
+        inputs=inputs,
+        reference=(dataset.reference or names[0]) if names else None,
     )
+
+
+def _given(keys: PlanKeys) -> tuple[str, ...]:
+    """The keys the user gave, of the rules of channels each by its name."""
+    told = keys.model_dump(exclude_none=True)
+    named = told.pop("channel_intensity")
+    return tuple(sorted([*told, *(f"channel_intensity.{name}" for name in named)]))
+
+
+def _inputs(
+    dataset: Dataset, names: Sequence[str], percentiles: list[list[float]]
+) -> tuple[Channel, ...]:
+    """The named channels, each with its own modality's rule unless another one is given."""
+    keys = dataset.plan
+    if unknown := sorted(set(keys.channel_intensity).difference(names)):
+        raise MedclError(
+            f"plan.channel_intensity.{unknown[0]}: no such channel; there are "
+            f"{', '.join(names) or 'none with a name'}"
+        )
+    inputs = []
+    for name, row in zip(names, percentiles if names else (), strict=True):
+        modality = dataset.modality_of(name)
+        given = keys.channel_intensity.get(name, keys.intensity)
+        rule = _intensity(modality, given, [row])
+        inputs.append(Channel(name, modality, rule, body_threshold(modality)))
+    return tuple(inputs)
 
 
 def _spacing(spacings: Sequence[Spacing]) -> Spacing:
@@ -274,7 +355,12 @@ def _fingerprint(measured: Sequence[Measured], cases: int) -> dict[str, Any]:
         "body_mm_range": [_rounded(bodies.min(axis=0)), _rounded(bodies.max(axis=0))],
         "percentiles": list(PERCENTILES),
         "intensity_percentiles": [
-            _rounded(np.percentile(channel, PERCENTILES)) for channel in sample
+            _rounded(
+                np.percentile(
+                    seen if (seen := channel[~np.isnan(channel)]).size else 0.0, PERCENTILES
+                )
+            )
+            for channel in sample
         ],
     }
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, Float64, Integer, Num, UInt8
 
 from medcl.config import Intensity
 from medcl.data.body import find_body
+from medcl.data.channels import filled
 from medcl.data.plan import ORIENTATION, Plan
 from medcl.data.resample import axis_matrices, most_probable, resample
 from medcl.data.store import Box
@@ -65,7 +66,7 @@ class Prepared:
 
 
 def prepare(volume: Volume, plan: Plan) -> Prepared:
-    """Make the network's input.
+    """Make the network's input; NaN (a channel shows nothing there) counts for no intensity.
 
     Raises MedclError for another number of channels than the plan's, and for an axis shorter
     than one voxel of the plan's spacing.
@@ -75,8 +76,17 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
             f"the image has {len(volume.array)} channels, the plan's images have {plan.channels}; "
             "exclude it or supply all channels"
         )
-    canonical = reorient(volume, ORIENTATION)
-    body = find_body(canonical, threshold=plan.body_threshold)
+    seen = reorient(volume, ORIENTATION)
+    canonical = filled(seen)
+    body = find_body(canonical, threshold=plan.body_thresholds)
+    scales = [
+        _scale(_shown_values(inside, channel), rule)
+        for inside, channel, rule in zip(
+            body.values(seen.array), seen.array, plan.intensities, strict=True
+        )
+    ]
+    if canonical is not seen:
+        canonical = _background(seen, canonical, plan, scales)
     part = _cropped(canonical, body.crop)
     spacing = plan.spacing_of(part.spacing)
     try:
@@ -84,15 +94,20 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
     except ValueError as error:
         raise MedclError(f"{error}; exclude it or choose a finer `spacing`") from None
     array = resampled.array
-    for channel, values in zip(array, body.values(canonical.array), strict=True):
-        _rescale(channel, values, plan.intensity)
-    is_bounded = plan.intensity.rule != "zscore"
+    for channel, (low, scale), rule in zip(array, scales, plan.intensities, strict=True):
+        channel -= low
+        channel /= scale
+        if rule.rule != "zscore":
+            np.clip(channel, 0, 1, out=channel)
     return Prepared(
         array=array,
         affine=resampled.affine,
         spacing=spacing,
         body=_body_box(body.box, body.crop, part.shape, part.spacing, resampled),
-        fill=tuple(0.0 if is_bounded else float(channel.min()) for channel in array),
+        fill=tuple(
+            float(channel.min()) if rule.rule == "zscore" else 0.0
+            for channel, rule in zip(array, plan.intensities, strict=True)
+        ),
         crop=body.crop,
         canonical=Geometry.of(canonical),
         original=Geometry.of(volume),
@@ -145,10 +160,16 @@ def restore(
     return np.ascontiguousarray(reorient(Volume(labels, whole.affine), codes).array[0])
 
 
-def _rescale(
-    channel: Float32[np.ndarray, "X Y Z"], body: Num[np.ndarray, " N"], intensity: Intensity
-) -> None:
-    """Apply the intensity rule in place; `body` are values of the body before resampling."""
+def _shown_values(
+    body: Num[np.ndarray, " N"], channel: Num[np.ndarray, "X Y Z"]
+) -> Num[np.ndarray, " n"]:
+    """Those of the body, or of the whole channel if it shows none of the body."""
+    shown = body[~np.isnan(body)]
+    return shown if shown.size else channel[~np.isnan(channel)]
+
+
+def _scale(body: Num[np.ndarray, " N"], intensity: Intensity) -> tuple[float, float]:
+    """What becomes 0, and how much more becomes 1; `body` are values before resampling."""
     if intensity.rule == "zscore":
         low, scale = float(body.mean(dtype=np.float64)), float(body.std(dtype=np.float64))
     else:
@@ -158,10 +179,20 @@ def _rescale(
         if intensity.rule == "percentiles":
             low, high = (float(value) for value in np.percentile(body, (low, high)))
         scale = high - low
-    channel -= low
-    channel /= scale if scale > 0 else 1.0
-    if intensity.rule != "zscore":
-        np.clip(channel, 0, 1, out=channel)
+    return low, scale if scale > 0 else 1.0
+
+
+def _background(
+    seen: Volume, canonical: Volume, plan: Plan, scales: Sequence[tuple[float, float]]
+) -> Volume:
+    """What a channel does not show becomes what lies outside a volume: `Prepared.fill`."""
+    array = canonical.array.copy()
+    for channel, given, (low, _), rule in zip(
+        array, seen.array, scales, plan.intensities, strict=True
+    ):
+        if rule.rule != "zscore":
+            channel[np.isnan(given)] = low
+    return Volume(array, canonical.affine)
 
 
 def _cropped(volume: Volume, box: Box) -> Volume:

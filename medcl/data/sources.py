@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import fnmatch
 import glob
 import os
 import re
@@ -22,30 +21,32 @@ from typing import Any
 from medcl.config import Dicom, Source
 from medcl.data.bids import bids
 from medcl.data.cases import COLUMNS
+from medcl.data.channel_lists import NONE, Channels, joined, merge, patterns
 from medcl.data.checks import Finding
 from medcl.data.dicom import DEFAULT, is_dicom
-from medcl.data.dicom_tree import holds_dicom, read_tree
+from medcl.data.dicom_entries import dicom_entries
 from medcl.data.entries import Entry
 from medcl.data.entries import case_name as _name
 from medcl.data.entries import lonely_label as _lonely
 from medcl.data.entries import not_used as _not_used
-from medcl.data.entries import skipped_file as _skipped
 from medcl.data.entries import suffix_of as _suffix
 from medcl.data.entries import visible_files as _visible
 from medcl.data.entries import walk as _walk
-from medcl.data.layouts import nnssl, nnunet
-from medcl.data.pairing import Pairing, pair
-from medcl.data.series import SKIPPED, read_files
+from medcl.data.layouts import msd, nnssl, nnunet
 from medcl.data.volume import SUFFIXES
 from medcl.errors import MedclError
-from medcl.files import read_json
 
 MODALITIES = ("CT", "MR", "PET", "US", "other")
 TABLE_COLUMNS = ("case", "subject", "visit", "image", "label", "modality")
 TABLES = (".csv", ".tsv")
 
 
-def list_entries(sources: Iterable[Source], root: str = ".", dicom: Dicom = DEFAULT) -> list[Entry]:
+def list_entries(
+    sources: Iterable[Source],
+    root: str = ".",
+    dicom: Dicom = DEFAULT,
+    channels: Channels = NONE,
+) -> list[Entry]:
     """Every input of every source, in order; raises MedclError where a source finds nothing."""
     entries: list[Entry] = []
     for index, source in enumerate(sources):
@@ -55,10 +56,7 @@ def list_entries(sources: Iterable[Source], root: str = ".", dicom: Dicom = DEFA
             raise MedclError(
                 f"{where}.path: {path} does not exist; paths are relative to the dataset's root"
             )
-        if source.layout == "dicom":
-            found = list(_dicom(source, path, where, dicom))
-        else:
-            found = list(LAYOUTS[source.layout](source, path, where))
+        found = list(_entries(source, path, where, dicom, channels))
         if not found:
             raise MedclError(
                 f"{where}: no images in {path} (layout {source.layout}); "
@@ -72,13 +70,40 @@ def list_entries(sources: Iterable[Source], root: str = ".", dicom: Dicom = DEFA
                 )
             found = [replace(e, modality=e.modality or source.modality) for e in found]
         entries += _exclude(found, source, where)
-    return _refuse_duplicates(entries)
+    return refuse_duplicates(entries)
 
 
-def guess_sources(path: Path, *, labels: bool = True) -> list[Source]:
+def _entries(
+    source: Source, path: Path, where: str, dicom: Dicom, channels: Channels
+) -> Iterator[Entry]:
+    if source.layout == "dicom":
+        yield from dicom_entries(source, path, where, dicom, channels)
+    elif source.layout in TABLED:
+        yield from TABLED[source.layout](source, path, where, channels)
+    elif texts := patterns(source, channels, where):
+        reference = channels.names[channels.place_of_reference(channels.names)]
+        lists = {
+            name: list(LAYOUTS[source.layout](_only(source, name == reference, text), path, where))
+            for name, text in texts.items()
+        }
+        yield from merge(lists, channels)
+    else:  # every file holds all channels
+        for entry in LAYOUTS[source.layout](source, path, where):
+            names = channels.names
+            yield replace(entry, channels=len(names), names=names) if names else entry
+
+
+def _only(source: Source, labelled: bool, images: str) -> Source:
+    """The source of one channel; labels belong to the reference."""
+    keys: dict[str, Any] = {"images": images}
+    return source.model_copy(update=keys if labelled else keys | {"labels": None})
+
+
+def guess_sources(path: Path, *, labels: bool = True, channels: Channels = NONE) -> list[Source]:
     """The layout of a folder or file nobody described; paths are seen from the working folder.
 
-    `labels`: use objects of a DICOM tree that mark structures.
+    `labels`: use objects of a DICOM tree that mark structures. Files of several `channels` are
+    known by nnU-Net's number or by the channel's name at the end of their names.
     """
     if not path.exists():
         raise MedclError(f"{path}: no such file or folder; check --source")
@@ -91,17 +116,19 @@ def guess_sources(path: Path, *, labels: bool = True) -> list[Source]:
         return [_source(layout="msd", path=text)]
     for images, maps in (("imagesTr", "labelsTr"), ("images", "labels")):
         if (path / images).is_dir() and (path / maps).is_dir():
-            return [_guess_folders(path, images, maps)]
+            return [_guess_folders(path, images, maps, channels)]
+    if marked := _channel_files(path, "", channels):
+        return [_source(layout="folders", path=text, images=marked)]
     if any(_holds_dicom(files) for _, files in _walk(path)):
         return [_source(layout="dicom", path=text, labels="*" if labels else None)]
     return [_source(layout="files", path=text)]
 
 
-def _source(**keys: str | None) -> Source:
+def _source(**keys: str | dict[str, str] | None) -> Source:
     return Source.model_validate(keys)
 
 
-def _guess_folders(path: Path, images: str, labels: str) -> Source:
+def _guess_folders(path: Path, images: str, labels: str, channels: Channels) -> Source:
     endings = {
         folder: Counter(
             suffix for file in _visible(path / folder) if (suffix := _suffix(file.name))
@@ -112,8 +139,11 @@ def _guess_folders(path: Path, images: str, labels: str) -> Source:
         raise MedclError(f"{path / images}: no images ({', '.join(SUFFIXES)}); check --source")
     ending = endings[images][0][0]
     names = [file.name.removesuffix(ending) for file in _visible(path / images)]
-    channel = _channel_mark(path / images, names)
     label = endings[labels][0][0] if endings[labels] else ending
+    if marked := _channel_files(path / images, f"{images}/", channels):
+        maps = f"{labels}/{{subject}}{label}"
+        return _source(layout="folders", path=str(path), images=marked, labels=maps)
+    channel = _channel_mark(path / images, names)
     return _source(
         layout="folders",
         path=str(path),
@@ -122,14 +152,32 @@ def _guess_folders(path: Path, images: str, labels: str) -> Source:
     )
 
 
+def _channel_files(folder: Path, below: str, channels: Channels) -> dict[str, str]:
+    """The pattern of each channel's files, if every file carries the mark of one."""
+    files = [file.name for file in _visible(folder) if _suffix(file.name)]
+    if len(channels.names) < 2 or not files:
+        return {}
+    ending = Counter(map(_suffix, files)).most_common(1)[0][0]
+    stems = [file.removesuffix(_suffix(file)) for file in files]
+    numbers = tuple(f"_{number:04d}" for number in range(len(channels.names)))
+    for marks in (numbers, tuple(f"_{name}" for name in channels.names)):
+        if all(stem.endswith(marks) for stem in stems):
+            return {
+                name: f"{below}{{subject}}{mark}{ending}"
+                for name, mark in zip(channels.names, marks, strict=True)
+            }
+    return {}
+
+
 def _channel_mark(folder: Path, names: list[str]) -> str:
     """nnU-Net's `_0000` behind every name, or nothing."""
     if not names or not all(re.search(r"_\d{4}$", name) for name in names):
         return ""
     if several := [name for name in names if not name.endswith("_0000")]:
         raise MedclError(
-            f"{folder}: several files per case ({several[0]}); describe the one to use in a "
-            "dataset YAML, layout folders, images: imagesTr/{subject}_0000.nii.gz"
+            f"{folder}: several files per case ({several[0]}); describe them in a dataset YAML, "
+            'channels: ["0000", "0001"], layout folders, '
+            "images: imagesTr/{subject}_{channel}.nii.gz"
         )
     return "_0000"
 
@@ -152,7 +200,7 @@ def _folders(source: Source, path: Path, where: str) -> Iterator[Entry]:
             f"{where}.images: this key is required by layout folders, "
             "such as images/{subject}.nii.gz"
         )
-    images = _match(path, source.images, f"{where}.images")
+    images = _match(path, str(source.images), f"{where}.images")
     labels = (
         _match(path, source.labels, f"{where}.labels", ("subject", "visit", "class"))
         if source.labels
@@ -221,20 +269,23 @@ def _match(
     return found
 
 
-def _csv(source: Source, path: Path, where: str) -> Iterator[Entry]:
+def _csv(source: Source, path: Path, where: str, channels: Channels) -> Iterator[Entry]:
     """One row, one case; paths in the table are relative to it. Other columns are kept."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
         reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-        columns = _columns(source, list(reader.fieldnames or ()), path, where)
+        columns = _columns(source, list(reader.fieldnames or ()), path, where, channels.names)
         rows = list(reader)
     for number, row in enumerate(rows, start=2):
         values = {ours: (row.get(theirs) or "").strip() for ours, theirs in columns.items()}
-        image, label = (
-            str(path.parent / values[key]) if values.get(key) else None
-            for key in ("image", "label")
-        )
+        files = {
+            key: str(path.parent / values[key]) if values.get(key) else None
+            for key in ("image", "label", *channels.names)
+        }
+        image, label = files.pop("image"), files.pop("label")
+        if "image" not in columns:
+            image = next((file for file in files.values() if file), None)
         subject, visit = values.get("subject") or None, values.get("visit", "")
         stem = "_".join(filter(None, (subject, visit))) or Path(image or label or "row").name
         modality = values.get("modality") or None
@@ -245,6 +296,10 @@ def _csv(source: Source, path: Path, where: str) -> Iterator[Entry]:
         }
         name = _name(values.get("case") or stem)
         entry = Entry(name, image, source.path, label, subject, visit, modality, 1, extra)
+        if "image" in columns and channels.names:  # one file holds all channels
+            entry = replace(entry, channels=len(channels.names), names=channels.names)
+        elif image is not None and channels.names:
+            entry = joined(entry, files, channels)
         if image is None:
             missing = Finding(
                 "missing_image_file", "error", f"{path}:{number}: no image", "fill in the column"
@@ -262,20 +317,23 @@ def _csv(source: Source, path: Path, where: str) -> Iterator[Entry]:
         yield entry
 
 
-def _columns(source: Source, header: list[str], path: Path, where: str) -> dict[str, str]:
-    """Our column name -> the table's."""
+def _columns(
+    source: Source, header: list[str], path: Path, where: str, channels: Sequence[str]
+) -> dict[str, str]:
+    """Our column name -> the table's; without a column `image` there is one for each channel."""
+    known = (*TABLE_COLUMNS, *channels)
     for ours in source.columns:
-        if ours not in TABLE_COLUMNS:
-            raise MedclError(
-                f"{where}.columns.{ours}: no such column; use {', '.join(TABLE_COLUMNS)}"
-            )
-    columns = {name: name for name in TABLE_COLUMNS if name in header} | source.columns
+        if ours not in known:
+            raise MedclError(f"{where}.columns.{ours}: no such column; use {', '.join(known)}")
+    columns = {name: name for name in known if name in header} | source.columns
+    if channels and "image" not in columns:
+        columns = {name: name for name in channels} | columns
     for ours, theirs in columns.items():
         if theirs not in header:
             near = difflib.get_close_matches(theirs, header, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(header)}"
             raise MedclError(f"{where}.columns.{ours}: {path} has no column '{theirs}'; {hint}")
-    if "image" not in columns:
+    if "image" not in columns and not channels:
         raise MedclError(
             f"{path}: no column 'image', only {', '.join(header)}; "
             f"rename one, or name it in {where}.columns"
@@ -283,87 +341,9 @@ def _columns(source: Source, header: list[str], path: Path, where: str) -> dict[
     return columns
 
 
-def _msd(source: Source, path: Path, where: str) -> Iterator[Entry]:
-    """Medical Segmentation Decathlon: what dataset.json lists; its tests have no labels."""
-    table = path / "dataset.json"
-    try:
-        content: Any = read_json(table)
-        names = content.get("modality") or content.get("channel_names") or {}
-        if "training" not in content and "file_ending" in content:
-            yield from nnunet(source, path, where)
-            return
-        listed = [(item["image"], item["label"]) for item in content["training"]]
-        listed += [
-            (item["image"] if isinstance(item, dict) else item, None)
-            for item in content.get("test") or []
-        ]
-    except FileNotFoundError:
-        raise MedclError(f"{where}.path: {path} has no dataset.json; is the layout msd?") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MedclError(
-            f"{table}: not a table of the Decathlon ({type(error).__name__}: {error}); "
-            "it needs `training` with `image` and `label`"
-        ) from None
-    channels = max(1, len(names))
-    used = set()
-    for image, label in listed:
-        files = [path / item if item else None for item in (image, label)]
-        used |= {file for file in files if file}
-        yield Entry(
-            _name(Path(image).name),
-            str(files[0]),
-            source.path,
-            str(files[1]) if files[1] else None,
-            channels=channels,
-        )
-    yield from _not_used(used, source)
-
-
-def _dicom(source: Source, path: Path, where: str, options: Dicom) -> Iterator[Entry]:
-    """Every volume of every series in the tree; objects that mark structures join their series.
-
-    Every header is read once.
-    """
-    volumes: list[Path] = []
-    tree = {}
-    for folder, files in _walk(path):
-        volumes += [file for file in files if _suffix(file.name)]
-        tree[folder] = read_files([file for file in files if not _suffix(file.name)])
-    pairing = pair(tree.values(), path, source.labels) if source.labels else Pairing()
-    chosen = {}
-    for folder, found in tree.items():
-        found = found.without(pairing.files)
-        relative = folder.relative_to(path).as_posix()
-        if not source.images or fnmatch.fnmatchcase(relative, source.images):
-            chosen[folder] = found
-        elif holds_dicom(found):
-            yield _skipped(folder, source)
-    for item in read_tree(path, chosen, options):
-        entry = Entry(item.name, str(item.folder), source.path, series=item.series)
-        entry = replace(entry, **pairing.label_of(item.uid))
-        if item.problem is None:
-            yield entry
-        elif item.problem.code in SKIPPED:
-            told = replace(Finding.of(item.problem), severity="info")
-            yield entry.but(told, skipped=True)
-        else:
-            yield entry.but(Finding.of(item.problem))
-    for file, finding in pairing.unmatched:
-        name = _name(file.relative_to(path).with_suffix("").as_posix())
-        yield Entry(name, None, source.path, str(file)).but(finding)
-    for file in sorted(volumes):
-        yield _skipped(file, source)
-
-
-LAYOUTS = {
-    "files": _files,
-    "folders": _folders,
-    "csv": _csv,
-    "msd": _msd,
-    "nnunet": nnunet,
-    "bids": bids,
-    "nnssl": nnssl,
-}
+LAYOUTS = {"files": _files, "folders": _folders, "bids": bids, "nnssl": nnssl}
+# Where a table says which channels there are.
+TABLED = {"csv": _csv, "msd": msd, "nnunet": nnunet}
 
 
 def _with_subject(entry: Entry, source: Source, where: str) -> Entry:
@@ -400,7 +380,7 @@ def _exclude(entries: list[Entry], source: Source, where: str) -> list[Entry]:
     return [e.but(told, skipped=True) if e.case in source.exclude else e for e in entries]
 
 
-def _refuse_duplicates(entries: list[Entry]) -> list[Entry]:
+def refuse_duplicates(entries: list[Entry]) -> list[Entry]:
     """Two inputs of one name: the same file is used once, different files are both refused."""
     groups = defaultdict(list)
     for index, entry in enumerate(entries):

@@ -7,11 +7,14 @@ coordinates are millimetres, RAS+ (x to the right, y to the front, z to the head
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import nibabel as nib
 import numpy as np
@@ -31,6 +34,13 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Corners of two equal grids may lie this share of a voxel apart: files round their affines (a
 # quaternion in single precision turns a 512-voxel axis by some hundredths of a voxel).
 GRID_TOLERANCE = 0.05
+
+
+@runtime_checkable
+class Digest(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: bytes, /) -> None: ...
 
 
 class VolumeError(MedclError):
@@ -73,29 +83,37 @@ class Volume:
         return "".join(codes)
 
 
-def read_volume(path: str | Path, *, labels: bool = False) -> Volume:
+def blank(shape: tuple[int, ...], affine: Float64[np.ndarray, "4 4"]) -> Volume:
+    """A volume of zeros on this grid that takes no memory; `shape` is that of its array."""
+    return Volume(np.broadcast_to(np.uint8(0), shape), affine)
+
+
+def read_volume(path: str | Path, *, labels: bool = False, digest: Digest | None = None) -> Volume:
     """Read NIfTI, NRRD or MetaImage: intensities as float32, scaled as the file says.
 
     A fourth axis becomes the channels. With `labels` the values are whole numbers, exact.
+    `digest` is fed the bytes of the file, which is thereby opened once.
     Raises VolumeError where the file is missing, damaged, flat, complex or in colour, and where
     labels are not whole numbers.
     """
-    name = str(path).lower()
-    if not Path(path).is_file():
-        raise VolumeError("missing_image_file", f"{path}: no such file", "check the path")
+    with reading(path):
+        if not Path(path).is_file():
+            raise FileNotFoundError(path)
+        read = _read_itk if is_itk(path) else _read_nifti
+        array, affine = read(Path(path), digest)
+    array = _whole_numbers(path, array) if labels else _single_precision(array)
+    return Volume(array, affine)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Whatever a missing, damaged or foreign file makes the readers raise becomes a VolumeError."""
     try:
-        if name.endswith(NIFTI):
-            array, affine = _read_nifti(Path(path))
-        elif name.endswith(ITK):
-            array, affine = _read_itk(Path(path))
-        else:
-            raise VolumeError(
-                "unreadable",
-                f"{path}: not a format of a volume",
-                f"convert it to one of {', '.join(SUFFIXES)}",
-            )
+        yield
     except VolumeError:
         raise
+    except FileNotFoundError:
+        raise VolumeError("missing_image_file", f"{path}: no such file", "check the path") from None
     # All that the readers raise for damaged files; SimpleITK knows only RuntimeError.
     except (
         OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
@@ -106,8 +124,18 @@ def read_volume(path: str | Path, *, labels: bool = False) -> Volume:
             f"{path}: cannot be read, {type(error).__name__}: {_one_line(error)}",
             "it is damaged or not what its name says: copy it again from its origin",
         ) from None
-    array = _whole_numbers(path, array) if labels else _single_precision(array)
-    return Volume(array, affine)
+
+
+def is_itk(path: str | Path) -> bool:
+    """Whether SimpleITK reads it, not nibabel. Raises VolumeError for what neither does."""
+    name = str(path).lower()
+    if not name.endswith(SUFFIXES):
+        raise VolumeError(
+            "unreadable",
+            f"{path}: not a format of a volume",
+            f"convert it to one of {', '.join(SUFFIXES)}",
+        )
+    return name.endswith(ITK)
 
 
 def write_nifti(path: str | Path, volume: Volume) -> None:
@@ -165,13 +193,50 @@ def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 5e-3) -> b
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > tolerance)
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_nifti(path: Path, digest: Digest | None) -> tuple[np.ndarray, np.ndarray]:
     data = path.read_bytes()
+    if digest is not None:
+        digest.update(data)
     if path.name.lower().endswith(".gz"):
         data = gzip.decompress(data)  # all of it: the checksum stands at the end
     second = data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # header size 540
     image = (nib.Nifti2Image if second else nib.Nifti1Image).from_bytes(data)
-    dtype = image.get_data_dtype()
+    refuse_type(path, image.get_data_dtype())
+    channels = grid_of(path, image.shape)[0]
+    array = np.asanyarray(image.dataobj)
+    return _channels_first(array, channels), np.asarray(image.affine, np.float64)
+
+
+def _read_itk(path: Path, digest: Digest | None) -> tuple[np.ndarray, np.ndarray]:
+    import SimpleITK as sitk  # 0.2 s: only for those who need it
+
+    image = sitk.ReadImage(str(path))
+    if digest is not None:  # its reader takes no bytes
+        digest.update(path.read_bytes())
+    if "complex" in image.GetPixelIDTypeAsString():
+        refuse_type(path, np.dtype(np.complex64))
+    dims, vector = image.GetDimension(), image.GetNumberOfComponentsPerPixel() > 1
+    shape, affine = itk_grid(path, image, image.GetNumberOfComponentsPerPixel())
+    array = sitk.GetArrayFromImage(image)
+    array = array.transpose(*reversed(range(dims)), *([dims] if vector else []))
+    return _channels_first(array, shape[0]), affine
+
+
+def itk_grid(path: Path, image: Any, components: int) -> tuple[tuple[int, ...], np.ndarray]:
+    """(C, X, Y, Z) and affine of an image of ITK, or of a reader that has read its header."""
+    dims = image.GetDimension()
+    sizes = (*image.GetSize(), *([components] if components > 1 else []))
+    if dims not in (3, 4) or (dims == 4 and components > 1):
+        raise _not_3d(path, sizes)
+    direction = np.array(image.GetDirection()).reshape(dims, dims)[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return grid_of(path, sizes), LPS_TO_RAS @ affine
+
+
+def refuse_type(path: Path, dtype: np.dtype) -> None:
+    """Raise VolumeError for voxels that are no grey values."""
     if dtype.fields is not None:
         raise VolumeError(
             "colour", f"{path}: the voxels are colours ({dtype})", "supply a grey-value image"
@@ -180,37 +245,18 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise VolumeError(
             "complex", f"{path}: the voxels are complex numbers", "supply magnitude images"
         )
-    array = np.asanyarray(image.dataobj)
-    return _channels_first(path, array), np.asarray(image.affine, np.float64)
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    import SimpleITK as sitk  # 0.2 s: only for those who need it
-
-    image = sitk.ReadImage(str(path))
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise VolumeError(
-            "complex", f"{path}: the voxels are complex numbers", "supply magnitude images"
-        )
-    dims, vector = image.GetDimension(), image.GetNumberOfComponentsPerPixel() > 1
-    array = sitk.GetArrayFromImage(image)
-    array = array.transpose(*reversed(range(dims)), *([dims] if vector else []))
-    if dims not in (3, 4) or (dims == 4 and vector):
-        raise _not_3d(path, array.shape)
-    direction = np.array(image.GetDirection()).reshape(dims, dims)[:3, :3]
-    affine = np.eye(4)
-    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
-    affine[:3, 3] = image.GetOrigin()[:3]
-    return _channels_first(path, array), LPS_TO_RAS @ affine
+def grid_of(path: Path, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """(C, X, Y, Z) of the sizes X Y Z, X Y Z C, or NIfTI's vectors X Y Z 1 C."""
+    more = [n for n in sizes[3:] if n > 1]
+    if len(sizes) < 3 or len(more) > 1:
+        raise _not_3d(path, sizes)
+    return (math.prod(sizes[3:]), *sizes[:3])
 
 
-def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:
-    """(X, Y, Z), (X, Y, Z, C) or NIfTI's vectors (X, Y, Z, 1, C) to (C, X, Y, Z)."""
-    shape = array.shape
-    sizes = [n for n in shape[3:] if n > 1]
-    if len(shape) < 3 or len(sizes) > 1:
-        raise _not_3d(path, shape)
-    return np.moveaxis(array.reshape(*shape[:3], -1), -1, 0)
+def _channels_first(array: np.ndarray, channels: int) -> np.ndarray:
+    return np.moveaxis(array.reshape(*array.shape[:3], channels), -1, 0)
 
 
 def _not_3d(path: Path, shape: tuple[int, ...]) -> VolumeError:

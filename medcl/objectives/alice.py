@@ -174,7 +174,8 @@ class AliceViews(Views):
         """crops: changed in intensity; visible: what the student sees of them."""
         shape = batch["crops"].shape[:2]
         crops = batch["crops"].flatten(0, 1)
-        crops, _ = apply(crops, None, AUGMENT.draw(len(crops), self.spacing, generator))
+        draw = AUGMENT.draw(len(crops), self.spacing, generator, channels=crops.shape[1])
+        crops, _ = apply(crops, None, draw)
         axis = thick_axis(self.spacing)
         block = [n if here == axis else max(1, n // CELLS) for here, n in enumerate(self.size)]
         x, y, z = (-(-n // side) for n, side in zip(self.size, block, strict=True))

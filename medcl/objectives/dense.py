@@ -168,7 +168,9 @@ class DenseViews(Views):
         """voxels: where the points are in each view; kept: those that are in it."""
         images = batch["image"].flatten(0, 1)
         strengths = replace(AUGMENT, flip=(self.mirror, self.mirror, self.mirror))
-        draw = strengths.draw(len(images), self.spacing, generator, size=self.size)
+        draw = strengths.draw(
+            len(images), self.spacing, generator, size=self.size, channels=images.shape[1]
+        )
         changed, _ = apply(images, None, draw)
         points = batch["points"].repeat_interleave(2, 0)
         where = (points, batch["centres"].flatten(0, 1), self.spacing, self.size)

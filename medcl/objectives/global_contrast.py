@@ -232,9 +232,10 @@ class GlobalViews(Views):
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Change the contrast and brightness of all views but x."""
         crops = batch["crops"].flatten(0, 1)
-        draw = AUGMENT.draw(len(crops), self.spacing, generator)
+        draw = AUGMENT.draw(len(crops), self.spacing, generator, channels=crops.shape[1])
         if self.form != "gr":
             original = (batch["view"] == 0).flatten().cpu()
+            original = original.view(-1, *[1] * (draw.gain.ndim - 1))  # all channels of the view
             draw = replace(
                 draw,
                 gain=draw.gain.masked_fill(original, 1.0),

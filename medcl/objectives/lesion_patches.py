@@ -175,7 +175,9 @@ class LesionViews(Views):
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Change the intensities."""
-        draw = AUGMENT.draw(len(batch["image"]), self.spacing, generator)
+        draw = AUGMENT.draw(
+            len(batch["image"]), self.spacing, generator, channels=batch["image"].shape[1]
+        )
         return {**batch, "image": apply(batch["image"], None, draw)[0]}
 
     def _lesion(self, label: UInt8[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:

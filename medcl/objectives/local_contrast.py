@@ -155,7 +155,9 @@ class LocalViews(GlobalViews):
         shift = SHIFT * min(n for n, moves in zip(self.size, self.moves, strict=True) if moves)
         strengths = replace(SPACE, shift=(1.0, shift))
         size = [n if moves else 1 for n, moves in zip(self.size, self.moves, strict=True)]
-        draw = strengths.draw(len(crops), self.spacing, generator, size=size)
+        draw = strengths.draw(
+            len(crops), self.spacing, generator, size=size, channels=crops.shape[1]
+        )
         changed, _ = apply(crops, None, draw)
         matrix = draw.matrix.to(crops.device)
         return {**batch, "crops": changed.unflatten(0, pairs), "matrix": matrix.unflatten(0, pairs)}

@@ -123,8 +123,11 @@ class MAEViews(Views):
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """image: moved; visible: what the network sees; counted: hidden and in the volume."""
-        draw = AUGMENT.draw(len(batch["image"]), self.spacing, generator, size=self.size)
-        image, inside = apply(batch["image"], batch["inside"], draw)
+        images = batch["image"]
+        draw = AUGMENT.draw(
+            len(images), self.spacing, generator, size=self.size, channels=images.shape[1]
+        )
+        image, inside = apply(images, batch["inside"], draw)
         assert inside is not None
         in_volume = (inside > 0) & covered(draw, self.size, image.device)
         x, y, z = (-(-n // side) for n, side in zip(self.size, self.block, strict=True))

@@ -158,7 +158,9 @@ class SepCLRViews(Views):
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Change each view by itself."""
         crops = batch["crops"].flatten(0, 1)
-        draw = AUGMENT.draw(len(crops), self.spacing, generator, size=self.size)
+        draw = AUGMENT.draw(
+            len(crops), self.spacing, generator, size=self.size, channels=crops.shape[1]
+        )
         changed, _ = apply(crops, None, draw)
         return {**batch, "crops": changed.view_as(batch["crops"])}
 

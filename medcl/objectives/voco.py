@@ -141,7 +141,8 @@ class VoCoViews(Views):
         """Change each crop by itself; its place stays as it is."""
         crops = batch["crops"].flatten(0, 1)
         strengths = replace(AUGMENT, flip=(self.mirror, self.mirror, self.mirror))
-        changed, _ = apply(crops, None, strengths.draw(len(crops), self.spacing, generator))
+        draw = strengths.draw(len(crops), self.spacing, generator, channels=crops.shape[1])
+        changed, _ = apply(crops, None, draw)
         return {**batch, "crops": changed.view_as(batch["crops"])}
 
     def _target(self, region: Box, cell: Triple, rng: np.random.Generator) -> Box:

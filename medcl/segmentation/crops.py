@@ -77,8 +77,11 @@ class LabelledCrops:
 
     def augment(self, batch: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
         if self.augmentation is not None:
-            draw = self.augmentation.draw(len(batch["image"]), self.spacing, rng, size=self.crop)
-            image, label = apply(batch["image"], batch["label"], draw)
+            image = batch["image"]
+            draw = self.augmentation.draw(
+                len(image), self.spacing, rng, size=self.crop, channels=image.shape[1]
+            )
+            image, label = apply(image, batch["label"], draw)
             assert label is not None
             batch = {"image": image, "label": label}
         return mixed(batch, self.mixup, rng) if self.mixup else batch

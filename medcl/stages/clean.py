@@ -10,6 +10,7 @@ from medcl.errors import MedclError
 
 REMADE = {
     "store": "the memory-mapped volumes; growing the study afterwards trains everything again",
+    "ingest/state": "results of the checks of voxels; the next ingest reads every image again",
     "state": "states of unfinished runs; they start from their first step again",
 }
 

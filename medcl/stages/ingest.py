@@ -3,116 +3,85 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import csv
+import io
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from medcl.config import Dataset, Dicom, load_section
-from medcl.data.annotations import Drawing
-from medcl.data.cases import Case, write_cases
-from medcl.data.checks import (
-    Finding,
-    check_image,
-    check_nifti_header,
-    missing_file,
-    voxel_sha256,
-)
-from medcl.data.dicom import DEFAULT, Series, read_series
+from medcl.data.cases import write_cases
+from medcl.data.combined import check_alike, joining, list_dataset
+from medcl.data.contract import Outcome, Rules, wrong
 from medcl.data.entries import Entry
-from medcl.data.labels import LabelRules, read_label
-from medcl.data.parallel import Progress, in_processes
-from medcl.data.series import SKIPPED
+from medcl.data.header_pass import check_headers
 from medcl.data.sources import MODALITIES, guess_sources, list_entries
-from medcl.data.structures import Naming
-from medcl.data.volume import Volume, VolumeError, read_volume, write_nifti
+from medcl.data.thumbnails import SIDE, write_thumbnails
+from medcl.data.voxel_pass import check_voxels
 from medcl.errors import MedclError
-from medcl.files import read_json, sha256_of_file, write_json
+from medcl.files import write_json, write_text
 
 FORMAT = 1
 SHOWN = 50  # rows of a printed table; the files hold all of them
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a case is judged by, and where converted files go."""
-
-    volumes: Path
-    modality: str = "other"
-    label_rules: LabelRules = field(default_factory=LabelRules)
-    labels_required: bool = False
-    dicom: Dicom = DEFAULT
-
-    @classmethod
-    def of(cls, dataset: Dataset, volumes: Path) -> Rules:
-        naming = Naming(dict(dataset.classes), dataset.structures, dataset.ignored_structures)
-        drawing = Drawing(dataset.fraction, resample=dataset.label_grid == "any")
-        required = dataset.labels == "required"
-        rules = LabelRules(naming, drawing)
-        return cls(volumes, dataset.modality, rules, required, dataset.dicom)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one entry; `case` only where it was accepted."""
-
-    entry: Entry
-    status: str
-    findings: tuple[Finding, ...]
-    case: Case | None = None
-    values: tuple[int, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        subject = self.case.subject if self.case else self.entry.subject
-        return {
-            "case": self.entry.case,
-            "subject": subject or self.entry.case,
-            "status": self.status,
-            "findings": [finding.to_dict() for finding in self.findings],
-            "image": self.case.image if self.case else self.entry.image,
-            "label": self.case.label if self.case else self.entry.label,
-            "source": self.entry.source,
-        }
+COLUMNS = ("case", "subject", "modality", "shape", "spacing", "axes", "values", "label values")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--settings", help="dataset: YAML file or text")
     what.add_argument("--source", type=Path, help="folder or file, its layout is guessed")
+    parser.add_argument(
+        "--pretrain-on",
+        action="append",
+        default=[],
+        metavar="SETTINGS",
+        help="another dataset, whose images join the unlabelled pool: YAML file or text",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of cases.csv, ingest.json")
+    parser.add_argument(
+        "--check-only",
+        nargs="?",
+        const="all",
+        choices=("all", "headers"),
+        help="judge every input and convert none: write ingest.json and checks.csv, a row for "
+        "each case; headers: in one pass over the headers alone, thousands a second",
+    )
     parser.add_argument(
         "--modality", choices=MODALITIES, help="with --source: of files that do not say it"
     )
     parser.add_argument(
         "--keep-identifiers", action="store_true", help="record names and dates of DICOM series"
     )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        help="file in which the checks of voxels are kept case by case, so that a run that was "
+        "killed goes on, and a later one reads only what is new; OUT/state/voxels.jsonl if absent. "
+        "Those of another dataset lie beside it, with its name: voxels.NAME.jsonl",
+    )
     parser.add_argument("--threads", type=int, default=1, help="processes")
 
 
 def run(args: argparse.Namespace) -> None:
-    volumes = args.out / "volumes"
-    if args.settings is not None:
-        if args.modality is not None:
-            raise MedclError("--modality: goes with --source; with --settings it is a key there")
-        dataset = load_section(Dataset, args.settings)
-        sources, root = dataset.sources, dataset.root
-        dicom = dataset.dicom
-        if args.keep_identifiers:
-            dicom = dicom.model_copy(update={"keep_identifiers": True})
-        rules = replace(Rules.of(dataset, volumes), dicom=dicom)
-    else:
-        sources, root = guess_sources(args.source), "."
-        dicom = Dicom(keep_identifiers=args.keep_identifiers)
-        rules = Rules(volumes, args.modality or "other", dicom=dicom)
-        print(f"{args.source}: read as layout {sources[0].layout}", flush=True)
-    entries = list_entries(sources, root, dicom)
-    outcomes = examine_all(entries, rules, args.threads)
-    _write(args.out, outcomes)
-    if args.settings is None:
+    listed, sources = _listed(args)
+    state = args.state or args.out / "state" / "voxels.jsonl"
+    outcomes: list[Outcome] = []
+    for number, (entries, rules) in enumerate(listed):
+        mark = f".{entries[0].dataset}" if number else ""  # a state of its own for each
+        own = state.with_name(f"{state.stem}{mark}{state.suffix}")
+        outcomes += _judged(entries, rules, args, own)
+    first = listed[0][0][0].dataset
+    check_alike(first, [outcome.case for outcome in outcomes if outcome.case])
+    written = _write(args.out, outcomes, args.check_only)
+    if args.settings is None or args.check_only:
         _print_table(outcomes)
-    _print_summary(args.out, outcomes, len(sources))
-    if not any(outcome.case for outcome in outcomes):
+    _print_summary(outcomes, sources)
+    print(f"wrote {', '.join(str(args.out / name) for name in written)}", flush=True)
+    if not any(outcome.status == "accepted" for outcome in outcomes):
         codes = Counter(f.code for o in outcomes for f in o.findings if f.severity == "error")
         reasons = ", ".join(f"{code} ({n})" for code, n in codes.most_common()) or "all skipped"
         raise MedclError(
@@ -121,189 +90,127 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def examine_all(entries: Sequence[Entry], rules: Rules, threads: int = 1) -> list[Outcome]:
-    """Examine every entry, in processes; the outcomes stand in the order of the entries."""
-    progress = Progress("ingest", len(entries))
-    outcomes: list[Outcome | None] = [None] * len(entries)
-    work = [(index, entry, rules) for index, entry in enumerate(entries)]
-    for (index, entry, _), result in in_processes(_examine, work, threads):
-        if isinstance(result, Exception):  # an oversight of ours stops no other case
-            told = f"{entry.image}: {type(result).__name__}: {result}"
-            finding = Finding("failed", "error", told, "report this, and exclude the case")
-            result = Outcome(entry, "quarantined", (*entry.findings, finding))
-        outcomes[index] = result
-        progress.step()
-    return [outcome for outcome in outcomes if outcome is not None]
+def _listed(args: argparse.Namespace) -> tuple[list[tuple[list[Entry], Rules]], int]:
+    """The entries of each dataset with its rules, and the number of sources."""
+    volumes = None if args.check_only else args.out / "volumes"
+    if args.settings is None:
+        if args.pretrain_on:
+            raise MedclError("--pretrain-on: goes with --settings")
+        guessed = guess_sources(args.source)
+        dicom = Dicom(keep_identifiers=args.keep_identifiers)
+        rules = Rules(volumes, args.modality or "other", dicom=dicom)
+        print(f"{args.source}: read as layout {guessed[0].layout}", flush=True)
+        return [(list_entries(guessed, ".", dicom), rules)], len(guessed)
+    if args.modality is not None:
+        raise MedclError("--modality: goes with --source; with --settings it is a key there")
+    datasets = [load_section(Dataset, text) for text in (args.settings, *args.pretrain_on)]
+    listed: list[tuple[list[Entry], Rules]] = []
+    for dataset in datasets:
+        dicom = dataset.dicom
+        if args.keep_identifiers:
+            dicom = dicom.model_copy(update={"keep_identifiers": True})
+        rules = Rules.of(dataset, volumes, dicom)
+        if not listed:
+            listed.append((list_dataset(dataset, dicom), rules))
+        else:
+            listed.append((joining(dataset, dicom), replace(rules, labels_required=False)))
+    return listed, sum(len(dataset.sources) for dataset in datasets)
 
 
-def _examine(work: tuple[int, Entry, Rules]) -> Outcome:
-    return examine(*work[1:])
+def _judged(
+    entries: Sequence[Entry], rules: Rules, args: argparse.Namespace, state: Path
+) -> list[Outcome]:
+    """What becomes of the entries of one dataset."""
+    entries = check_headers(entries, rules, args.threads)
+    if args.check_only == "headers":
+        return [_by_header(entry) for entry in entries]
+    return check_voxels(entries, rules, args.threads, state)
 
 
-def examine(entry: Entry, rules: Rules) -> Outcome:
-    """Read, check and if need be convert one case; every file is opened once."""
-    findings = list(entry.findings)
-    if entry.skipped:
-        return Outcome(entry, "skipped", tuple(findings))
-    case: Case | None = None
-    values: list[int] = []
-    try:
-        if not _wrong(findings):
-            case, values = _accept(entry, rules, findings)
-    except VolumeError as error:
-        if error.code in SKIPPED:
-            findings.append(replace(Finding.of(error), severity="info"))
-            return Outcome(entry, "skipped", tuple(findings))
-        findings.append(Finding.of(error))
-    status = "accepted" if case else "quarantined"
-    return Outcome(entry, status, tuple(findings), case, tuple(values))
+def _by_header(entry: Entry) -> Outcome:
+    """What becomes of an entry as far as its headers tell."""
+    status = "quarantined" if wrong(entry.findings) else "accepted"
+    return Outcome(entry, "skipped" if entry.skipped else status, entry.findings)
 
 
-def _accept(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[Case | None, list[int]]:
-    """The row of a case and the values of its label; None where a finding speaks against it."""
-    assert entry.image is not None
-    if not Path(entry.image).exists():
-        findings.append(missing_file("missing_image_file", entry.image))
-        return None, []
-    series = entry.series
-    if series is None and Path(entry.image).is_dir():
-        series = read_series(entry.image, rules.dicom)
-    path, volume = _read_image(entry, series, rules)
-    findings += series.findings if series else check_nifti_header(entry.image, volume.shape)
-    findings += check_image(volume, entry.image, channels=entry.channels)
-    modality = _modality(entry, series, rules, findings)
-    label: str | None = None
-    values: list[int] = []
-    if not _wrong(findings):
-        label, values = _label(entry, volume, series, rules, findings)
-    if _wrong(findings):
-        return None, values
-    if series:
-        _keep_converted(path, volume, series)
-    x, y, z = (round(mm, 6) for mm in volume.spacing)
-    case = Case(
-        case=entry.case,
-        subject=entry.subject or (series and series.subject) or entry.case,
-        visit=entry.visit,
-        image=str(path),
-        label=label,
-        modality=modality,
-        channels=len(volume.array),
-        shape=volume.shape,
-        spacing=(x, y, z),
-        orientation=volume.orientation,
-        image_sha256=sha256_of_file(path),
-        voxel_sha256=voxel_sha256(volume.array),
-        label_sha256=sha256_of_file(label) if label else None,
-        source=entry.source,
-        extra=entry.extra,
-    )
-    return case, values
-
-
-def _read_image(entry: Entry, series: Series | None, rules: Rules) -> tuple[Path, Volume]:
-    """The volume and the file it is kept in: its own, or the converted one."""
-    if series is None:
-        assert entry.image is not None
-        return Path(entry.image), read_volume(entry.image)
-    path = rules.volumes / f"{entry.case}.nii"
-    done = path.with_suffix(".json")
-    if path.is_file() and done.is_file() and read_json(done) == _provenance(series):
-        return path, read_volume(path)
-    return path, series.decode()
-
-
-def _keep_converted(path: Path, volume: Volume, series: Series) -> None:
-    done = path.with_suffix(".json")  # written last: it says that the volume is whole
-    if not done.is_file() or read_json(done) != _provenance(series):
-        done.unlink(missing_ok=True)
-        write_nifti(path, volume)
-        write_json(done, _provenance(series))
-
-
-def _provenance(series: Series) -> dict[str, Any]:
-    return {"format": FORMAT, **series.provenance()}
-
-
-def _modality(entry: Entry, series: Series | None, rules: Rules, findings: list[Finding]) -> str:
-    """What the table or source says, else the DICOM header, else the dataset."""
-    if entry.modality is not None:
-        return entry.modality
-    if series is None or series.modality == "other":
-        return rules.modality
-    if rules.modality not in ("other", series.modality):
-        findings.append(
-            Finding(
-                "modality_differs",
-                "error",
-                f"{entry.image}: the header says {series.modality}, the dataset {rules.modality}",
-                "exclude the case, or set `modality` of the source",
-            )
-        )
-    return series.modality
-
-
-def _label(
-    entry: Entry, image: Volume, series: Series | None, rules: Rules, findings: list[Finding]
-) -> tuple[str | None, list[int]]:
-    """The file of the label and its values; what is no label map on this grid becomes one."""
-    if entry.label is None:
-        severity: Any = "error" if rules.labels_required else "info"
-        remedy = "supply one, or set `labels: optional`" if rules.labels_required else ""
-        told = f"{entry.image}: no label" + ("" if remedy else ", joins the unlabelled pool")
-        findings.append(Finding("unlabelled", severity, told, remedy))
-        return None, []
-    if not Path(entry.label).exists():
-        findings.append(missing_file("missing_label_file", entry.label))
-        return None, []
-    label = read_label(entry, image, series, rules.label_rules)
-    findings += label.findings
-    if label.file is not None or _wrong(findings):
-        return entry.label, label.values
-    made = rules.volumes / f"{entry.case}.label.nii"
-    write_nifti(made, label.volume)
-    if label.made_of is not None:
-        write_json(made.with_suffix(".json"), {"format": FORMAT, **label.made_of})
-    return str(made), label.values
-
-
-def _wrong(findings: Sequence[Finding]) -> bool:
-    return any(finding.severity == "error" for finding in findings)
-
-
-def _write(out: Path, outcomes: Sequence[Outcome]) -> None:
+def _write(out: Path, outcomes: Sequence[Outcome], check_only: str | None) -> list[str]:
+    """Write the outputs; return their names."""
     counts = {status: 0 for status in ("accepted", "quarantined", "skipped")}
     counts |= Counter(outcome.status for outcome in outcomes)
-    counts["labelled"] = sum(o.case is not None and o.case.label is not None for o in outcomes)
+    counts["labelled"] = _labelled(outcomes)
     counts["unlabelled"] = counts["accepted"] - counts["labelled"]
     records = [outcome.record() for outcome in outcomes]
+    content = {"format": FORMAT, "counts": counts, "cases": records}
+    if check_only:
+        write_json(out / "ingest.json", {**content, "checked": check_only})
+        write_text(out / "checks.csv", _as_csv(_rows(outcomes)))
+        return ["checks.csv", "ingest.json"]
     cases = [outcome.case for outcome in outcomes if outcome.case]
     if cases:
         write_cases(out / "cases.csv", cases)
+        shape = (SIDE, SIDE, SIDE)
+        thumbnails = (
+            (o.entry.case, np.frombuffer(base64.b64decode(o.thumbnail), np.int8).reshape(shape))
+            for o in outcomes
+            if o.thumbnail is not None
+        )
+        write_thumbnails(out / "thumbnails.npy", thumbnails)
     else:
-        (out / "cases.csv").unlink(missing_ok=True)  # of an earlier run: it would be taken for new
-    write_json(out / "ingest.json", {"format": FORMAT, "counts": counts, "cases": records})
+        for name in ("cases.csv", "thumbnails.npy"):  # of an earlier run: they would pass for new
+            (out / name).unlink(missing_ok=True)
+    write_json(out / "ingest.json", content)
+    return ["cases.csv", "thumbnails.npy", "ingest.json"] if cases else ["ingest.json"]
+
+
+def _labelled(outcomes: Sequence[Outcome]) -> int:
+    return sum(o.status == "accepted" and o.entry.label is not None for o in outcomes)
+
+
+def _rows(outcomes: Sequence[Outcome]) -> Iterable[dict[str, str]]:
+    """What is known of every input that was not skipped."""
+    for outcome in outcomes:
+        if outcome.status == "skipped":
+            continue
+        row = dict.fromkeys(COLUMNS, "") | {"case": outcome.entry.case, "status": outcome.status}
+        row["codes"] = " ".join(dict.fromkeys(finding.code for finding in outcome.findings))
+        row["subject"] = outcome.entry.subject or outcome.entry.case
+        row["modality"] = outcome.entry.modality or ""
+        case, grid = outcome.case, outcome.entry.grid
+        if case:  # that of a mended series is known only now
+            grid = (case.shape, case.spacing, case.orientation)
+            row["label values"] = " ".join(map(str, outcome.values)) if case.label else "-"
+        if grid:
+            row["shape"] = "x".join(map(str, grid[0]))
+            row["spacing"] = "x".join(f"{mm:.3g}" for mm in grid[1])
+            row["axes"] = grid[2]
+        if outcome.range:
+            row["values"] = "{:g}..{:g}".format(*outcome.range)
+        yield row
+
+
+def _as_csv(rows: Iterable[dict[str, str]]) -> str:
+    text = io.StringIO()
+    names = ["case", "status", *COLUMNS[1:], "codes"]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _print_table(outcomes: Sequence[Outcome]) -> None:
-    rows = [("case", "subject", "modality", "shape", "spacing", "axes", "label values")]
-    for outcome in outcomes:
-        if case := outcome.case:
-            shape = "x".join(map(str, case.shape))
-            spacing = "x".join(f"{mm:.3g}" for mm in case.spacing)
-            values = " ".join(map(str, outcome.values)) if case.label else "-"
-            place = (case.modality, shape, spacing, case.orientation)
-            rows.append((case.case, case.subject, *place, values))
-    widths = [max(len(row[i]) for row in rows[: SHOWN + 1]) for i in range(len(rows[0]))]
-    for row in rows[: SHOWN + 1]:
+    accepted = (row for row in _rows(outcomes) if row["status"] == "accepted")
+    rows = [COLUMNS, *(tuple(row[name] for name in COLUMNS) for row in accepted)]
+    shown = rows[: SHOWN + 1]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
-    if len(rows) > SHOWN + 1:
-        print(f"and {len(rows) - SHOWN - 1} more in cases.csv")
+    if len(rows) > len(shown):
+        print(f"and {len(rows) - len(shown)} more")
 
 
-def _print_summary(out: Path, outcomes: Sequence[Outcome], sources: int) -> None:
+def _print_summary(outcomes: Sequence[Outcome], sources: int) -> None:
     counts = Counter(outcome.status for outcome in outcomes)
-    labelled = sum(o.case is not None and o.case.label is not None for o in outcomes)
+    labelled = _labelled(outcomes)
     print(
         f"read {len(outcomes)} inputs of {sources} source{'s' * (sources > 1)}: "
         f"{counts['accepted']} accepted ({labelled} labelled, "
@@ -319,5 +226,3 @@ def _print_summary(out: Path, outcomes: Sequence[Outcome], sources: int) -> None
     skipped = Counter(f.code for o in outcomes if o.status == "skipped" for f in o.findings)
     for code, number in sorted(skipped.items()):
         print(f"skipped: {number} {code}")
-    written = ["cases.csv", "ingest.json"] if counts["accepted"] else ["ingest.json"]
-    print(f"wrote {', '.join(str(out / name) for name in written)}", flush=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
-from medcl.config import Dataset, load_section
+from medcl.config import Dataset, Intensity, load_section
 from medcl.data.cases import Case, read_cases
+from medcl.data.channels import read_image
 from medcl.data.parallel import Progress, in_processes
 from medcl.data.plan import Measured, Plan, make_plan, measure
 from medcl.data.splits import read_splits
-from medcl.data.volume import read_volume
 from medcl.errors import MedclError
 from medcl.files import write_yaml
 
@@ -29,26 +30,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     dataset = load_section(Dataset, args.settings)
     wanted = set(read_splits(args.splits).cases("pool"))
-    pool = [case for case in read_cases(args.cases) if case.case in wanted]
+    # Of this dataset alone: others it is pretrained on must not move the control without them.
+    pool = [
+        case
+        for case in read_cases(args.cases)
+        if case.case in wanted and case.dataset in ("", dataset.name)
+    ]
     if not pool:
         raise MedclError(f"{args.splits}: no case of {args.cases} is in the pool; split again")
-    measured = _measured(_evenly(pool), dataset.modality, args.threads)
-    plan = make_plan(measured, dataset, cases=len(pool))
+    names = _channel_names(pool)
+    modalities = [dataset.modality_of(name) for name in names] or [dataset.modality]
+    measured = _measured(_evenly(pool), modalities, args.threads)
+    plan = make_plan(measured, dataset, cases=len(pool), names=names)
     write_yaml(f"{args.out}/plan.yaml", plan.to_dict())
     _tell(plan)
     print(f"wrote {args.out}/plan.yaml from {len(measured)} of {len(pool)} pool images", flush=True)
 
 
-def measure_case(task: tuple[Case, str]) -> Measured:
-    case, modality = task
-    return measure(case.case, read_volume(case.image), modality)
+def _channel_names(pool: list[Case]) -> tuple[str, ...]:
+    """Those all cases share; raises MedclError where they differ."""
+    first = {case.channel_names: case.case for case in reversed(pool)}
+    if len(first) > 1:
+        listed = "; ".join(
+            f"{', '.join(names) or 'no names'}: {case}" for names, case in first.items()
+        )
+        raise MedclError(
+            f"the pool's cases differ in the names of their channels ({listed}); list `channels` "
+            "in the dataset"
+        )
+    return next(iter(first))
 
 
-def _measured(cases: list[Case], modality: str, threads: int) -> list[Measured]:
+def measure_case(task: tuple[Case, Sequence[str]]) -> Measured:
+    case, modalities = task
+    return measure(case.case, read_image(case), *modalities)
+
+
+def _measured(cases: list[Case], modalities: Sequence[str], threads: int) -> list[Measured]:
     """One entry per image that can be read, in the order of the cases."""
     progress = Progress("plan: images", len(cases))
     found: dict[str, Measured] = {}
-    tasks = [(case, modality) for case in cases]
+    tasks = [(case, modalities) for case in cases]
     for (case, _), result in in_processes(measure_case, tasks, threads):
         progress.step()
         if isinstance(result, Exception):
@@ -68,11 +90,11 @@ def _evenly(cases: list[Case]) -> list[Case]:
 
 
 def _tell(plan: Plan) -> None:
-    limits = "" if plan.intensity.low is None else f" {plan.intensity.low} to {plan.intensity.high}"
     slices = "" if plan.across is None else f"2-D slices across axis {plan.across}, "
+    rules = [f"{channel.name} {_shown(channel.intensity)}" for channel in plan.inputs]
     print(
         f"plan: {slices}spacing {list(plan.spacing)} mm, crop {list(plan.crop)} voxels, "
-        f"{len(plan.strides)} levels, intensity {plan.intensity.rule}{limits}; "
+        f"{len(plan.strides)} levels, intensity {', '.join(rules) or _shown(plan.intensity)}; "
         f"given: {', '.join(plan.given) or 'nothing'}"
     )
     body = [
@@ -83,3 +105,8 @@ def _tell(plan: Plan) -> None:
             f"warning: the given crop {list(plan.crop)} is larger than the median body of "
             f"{[round(length) for length in body]} voxels; what is missing is padded"
         )
+
+
+def _shown(intensity: Intensity) -> str:
+    limits = "" if intensity.low is None else f" {intensity.low} to {intensity.high}"
+    return f"{intensity.rule}{limits}"

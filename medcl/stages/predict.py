@@ -14,20 +14,25 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from medcl.config import Predict, load_section
+from medcl.config import Dataset, Predict, load_section
 from medcl.data.cases import Case, read_cases
-from medcl.data.checks import Finding, check_image, check_nifti_header
+from medcl.data.channel_lists import Channels
+from medcl.data.channels import assemble, file_of, read_channel, read_image
+from medcl.data.checks import Finding, check_image
+from medcl.data.combined import images_of
 from medcl.data.dicom import Series, read_series
 from medcl.data.entries import Entry
+from medcl.data.headers import read_header
+from medcl.data.origin import series_folders, series_of
 from medcl.data.plan import ORIENTATION, Plan
 from medcl.data.preprocess import Geometry, prepare, restore
 from medcl.data.segmentation_object import write_segmentation
 from medcl.data.sources import MODALITIES, guess_sources, list_entries
 from medcl.data.splits import read_splits
 from medcl.data.store import inside
-from medcl.data.volume import Volume, VolumeError, read_volume, reorient, write_nifti
+from medcl.data.volume import Volume, VolumeError, reorient, write_nifti
 from medcl.errors import MedclError
-from medcl.files import write_json
+from medcl.files import read_json, write_json
 from medcl.segmentation.inference import predict_probabilities
 from medcl.training import checkpoint
 from medcl.training.devices import channels_last, place
@@ -44,9 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     study = parser.add_argument_group("the test cases of a study")
     study.add_argument("--cases", help="cases.csv")
     study.add_argument("--splits", help="splits.csv")
+    study.add_argument("--findings", help="ingest.json; `dicom_seg` needs it")
     study.add_argument("--out", help="folder of predictions.json and the label maps")
     scans = parser.add_argument_group("new scans")
-    scans.add_argument("--input", help="a volume, a table, or a folder in any layout of ingest")
+    scans.add_argument(
+        "--input",
+        help="a volume, a table, a folder in any layout of ingest, or a dataset YAML",
+    )
     scans.add_argument(
         "--output",
         help="folder of the label maps, <case>.nii.gz; of DICOM series also <case>.seg.dcm",
@@ -136,11 +145,14 @@ def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
     model = load(args.model, WEIGHTS, settings)
     cases = {case.case: case for case in read_cases(args.cases)}
     tests = read_splits(args.splits).cases("test")
+    if settings.dicom_seg and not args.findings:
+        raise MedclError("--findings: `dicom_seg` needs ingest.json, which names the series")
+    folders = series_folders(read_json(args.findings)) if settings.dicom_seg else {}
     for number, name in enumerate(tests, 1):
         try:
             if name not in cases:
                 raise MedclError(f"{args.cases}: no case '{name}'; run split again")
-            content["cases"].append(_predict_case(model, cases[name], out))
+            content["cases"].append(_predict_case(model, cases[name], out, folders.get(name)))
         except MedclError as error:
             content["failed"][name] = str(error)
             print(f"predict: {name} ({number} of {len(tests)}) left out: {error}", flush=True)
@@ -155,9 +167,12 @@ def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
     print(f"predict: wrote {manifest}: {len(content['cases'])} cases", flush=True)
 
 
-def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
-    """Write the label maps of a case; return its entry of the manifest."""
-    volume = read_volume(case.image)
+def _predict_case(model: Model, case: Case, out: Path, folder: str | None) -> dict[str, Any]:
+    """Write the label maps of a case; return its entry of the manifest.
+
+    `folder`: of the DICOM series to refer to, where objects are wanted.
+    """
+    volume = read_image(case)
     labels, seconds = model.segment(volume)
     entry = {"case": case.case, "subject": case.subject, "seconds": round(seconds, 3)}
     for weights, array in labels.items():
@@ -165,12 +180,22 @@ def _predict_case(model: Model, case: Case, out: Path) -> dict[str, Any]:
         inside(out, file)
         write_nifti(out / file, Volume(array[None], volume.affine))
         entry[weights] = str(out / file)
+    if folder is None:
+        return entry
+    try:
+        series = series_of(case, volume, folder)
+    except VolumeError as error:
+        print(f"predict: {case.case}: no DICOM-SEG: {error}", flush=True)
+        return entry
+    for weights, array in labels.items():
+        label = Volume(array[None], volume.affine)
+        _write_object(case.case, label, series, model.plan, out / weights)
     return entry
 
 
 def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
     model = load(args.model, [args.weights], settings)
-    entries = list_entries(guess_sources(Path(args.input), labels=False))
+    entries = _entries(Path(args.input), model.plan)
     rows = [["case", "modality", "shape", "spacing mm", *model.plan.classes, "seconds"]]
     for entry in entries:
         try:
@@ -187,17 +212,33 @@ def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
     _print_table(rows)
 
 
+def _entries(path: Path, plan: Plan) -> list[Entry]:
+    """The scans of a file or folder, or those a dataset YAML describes; labels are not read."""
+    channels = Channels(tuple(channel.name for channel in plan.inputs), plan.reference)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return list_entries(guess_sources(path, labels=False, channels=channels), channels=channels)
+    dataset = load_section(Dataset, str(path))
+    if set(dataset.channel_names) not in (set(), set(channels.names)):
+        raise MedclError(
+            f"{path}: channels: {', '.join(dataset.channel_names)}, the model was trained on "
+            f"{', '.join(channels.names) or 'one image without a name'}; name the same"
+        )
+    return images_of(dataset, dataset.dicom, channels)
+
+
 def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[str]:
     """Write the label map of a scan; return its row of the table. Raises MedclError to refuse."""
     volume, modality, series = _read(entry, model.plan, args)
     target = _target(entry, args.output)
-    if target.exists() and target.samefile(str(entry.image)):
+    files = [file_of(part.path)[0] for part in entry.images]
+    if target.exists() and any(target.samefile(file) for file in files):
         raise MedclError(f"{target}: is the scan itself; choose another folder for --output")
     labels, seconds = model.segment(volume)
     array = labels[args.weights]
     write_nifti(target, Volume(array[None], volume.affine))
     if series is not None:
-        _write_object(entry, Volume(array[None], volume.affine), series, model.plan, args.output)
+        label = Volume(array[None], volume.affine)
+        _write_object(entry.case, label, series, model.plan, Path(args.output))
     voxel_ml = float(np.prod(volume.spacing)) / 1000
     sizes = [
         f"{np.count_nonzero(array == value) * voxel_ml:.1f} ml"
@@ -207,14 +248,14 @@ def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[
     return [entry.case, modality, shape, _shown(volume.spacing), *sizes, f"{seconds:.1f}"]
 
 
-def _write_object(entry: Entry, label: Volume, series: Series, plan: Plan, output: str) -> None:
+def _write_object(case: str, label: Volume, series: Series, plan: Plan, folder: Path) -> None:
     """The same as DICOM-SEG beside the NIfTI file, where the series allows it."""
-    path = Path(output) / f"{entry.case}.seg.dcm"
+    path = folder / f"{case}.seg.dcm"
     path.unlink(missing_ok=True)  # of an earlier run
     try:
         write_segmentation(path, label, series, plan.classes)
     except VolumeError as error:
-        print(f"predict: {entry.case}: no DICOM-SEG: {error}", flush=True)
+        print(f"predict: {case}: no DICOM-SEG: {error}", flush=True)
     else:
         print(f"predict: wrote {path}", flush=True)
 
@@ -226,19 +267,29 @@ def _target(entry: Entry, output: str) -> Path:
 def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, str, Series | None]:
     """The volume and its modality, judged as ingest does and by what the model was made for."""
     _refuse(entry.findings, always=entry.skipped)
-    assert entry.image is not None
-    path = Path(entry.image)
-    series = entry.series or (read_series(path) if path.is_dir() else None)
-    said = series.modality if series and series.modality != "other" else None
-    modality = entry.modality or said or args.modality or "unknown"
+    modality_of = {channel.name: channel.modality for channel in plan.inputs}
+    read: list[tuple[Volume, str, Series | None]] = []
+    for part in entry.images:
+        path = Path(part.path)
+        series = part.series or (read_series(path) if path.is_dir() else None)
+        said = series.modality if series and series.modality != "other" else None
+        modality = entry.modality or said or args.modality or "unknown"
+        if not args.force:
+            _check_modality(part.path, modality, modality_of.get(part.name, plan.modality))
+        volume = series.decode() if series else read_channel(part.path)
+        _refuse(check_image(volume, part.path, channels=1 if entry.files else plan.channels))
+        for finding in [] if series else read_header(file_of(part.path)[0])[1]:
+            print(f"predict: {entry.case}: {finding}", flush=True)
+        read.append((volume, modality, series))
+    volume, modality, series = read[entry.reference]
+    if entry.files:
+        volumes = [item[0] for item in read]
+        volume, findings = assemble(entry.case, entry.files, volumes, entry.reference)
+        _refuse(findings)
+        for finding in findings:
+            print(f"predict: {entry.case}: {finding}", flush=True)
     if not args.force:
-        _check_modality(entry.image, modality, plan)
-    volume = series.decode() if series else read_volume(path)
-    _refuse(check_image(volume, entry.image, channels=plan.channels))
-    for finding in [] if series else check_nifti_header(entry.image, volume.shape):
-        print(f"predict: {entry.case}: {finding}", flush=True)
-    if not args.force:
-        _check_spacing(entry.image, volume, plan)
+        _check_spacing(str(entry.image), volume, plan)
     return volume, modality, series
 
 
@@ -248,10 +299,10 @@ def _refuse(findings: Sequence[Finding], *, always: bool = False) -> None:
         raise MedclError("; ".join(told))
 
 
-def _check_modality(path: str, modality: str, plan: Plan) -> None:
-    if modality not in ("unknown", plan.modality) and plan.modality != "other":
+def _check_modality(path: str, modality: str, trained_on: str) -> None:
+    if modality not in ("unknown", trained_on) and trained_on != "other":
         raise MedclError(
-            f"{path}: modality {modality}, the model was trained on {plan.modality}; use a model "
+            f"{path}: modality {modality}, the model was trained on {trained_on}; use a model "
             "of this modality, or --force"
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 from nibabel.orientations import axcodes2ornt
 
 from medcl.data.cases import Case, read_cases
+from medcl.data.channels import read_image
 from medcl.data.parallel import Progress, in_processes
 from medcl.data.plan import Plan, read_plan
 from medcl.data.preprocess import prepare, prepare_label
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 def prepare_case(task: Task) -> dict[str, Any]:
     """Write the files of a case, then its sidecar; return its entry of the manifest."""
     case, plan = task.case, task.plan
-    prepared = prepare(read_volume(case.image), plan)
+    prepared = prepare(read_image(case), plan)
     label = None
     if case.label is not None:
         label, outside = prepare_label(read_volume(case.label, labels=True), prepared, plan)

@@ -44,7 +44,14 @@ def _data(results: Results) -> str:
         f"{plural(len(validation), f'validation {unit}')}"
         f" and a pool of {len(pool)}, of which {marked} have a label"
     )
-    return f"{text} (seed {study.split.seed})."
+    text += f" (seed {study.split.seed})."
+    for other in study.pretrain_on:
+        count = sum(case.dataset == other.name for case in results.cases)
+        text += (
+            f" {plural(count, 'image')} of the data set {other.name} joined the pool without "
+            "labels."
+        )
+    return text
 
 
 def _pretraining(study: Study, results: Results) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from medcl.study.results import OK, Run
@@ -64,7 +64,7 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Choices of the plan: what, value, and whether the user gave it."""
     given = set(plan.get("given", ()))
     rows = []
-    for key, name, words in (
+    choices: list[tuple[str, str, Callable[[Any], str]]] = [
         ("orientation", "orientation", str),
         ("dims", "dimensions of the network", str),
         ("spacing", "spacing", lambda v: f"{triple(v)} mm"),
@@ -73,8 +73,15 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("intensity", "intensities", intensity_words),
         ("channels", "channels", str),
         ("threads", "threads of a training", str),
-    ):
-        if plan.get(key) is not None:
+    ]
+    for key, name, words in choices:
+        if key == "intensity" and plan.get("inputs"):
+            for channel in plan["inputs"]:
+                own = {"intensity", f"channel_intensity.{channel['name']}"}
+                mark = "given" if own & given else "derived"
+                rule = intensity_words(channel["intensity"])
+                rows.append((f"intensities of {channel['name']}", rule, mark))
+        elif plan.get(key) is not None:
             rows.append((name, words(plan[key]), "given" if key in given else "derived"))
     return rows
 
@@ -104,6 +111,14 @@ def audit_words(audit: Mapping[str, Any], show: Any) -> list[str]:
     for item in within:
         cases = listed(show(case) for case in item["cases"])
         found.append(f"The same voxels stand twice within the {item['roles'][0]}: {cases}.")
+    for item in audit.get("near_duplicates") or ():
+        cases, roles = listed(show(case) for case in item["cases"]), listed(item["roles"])
+        found.append(
+            f"Nearly the same image stands under different subjects ({roles}): {cases}, "
+            f"correlation {item['similarity']:.2f}."
+        )
+    if audit.get("near_duplicates") == []:
+        found.append("No two subjects have nearly the same image (re-saved, scaled or cut).")
     for item in audit.get("warnings", []):
         cases = listed(show(case) for case in item["cases"])
         found.append(f"One label map belongs to different images of different roles: {cases}.")

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from medcl.data.channels import filled, read_image
 from medcl.data.volume import Volume, read_volume, same_grid
 from medcl.errors import MedclError
 from medcl.study import overlays
@@ -92,7 +93,7 @@ def _pictures(results: Results, runs: Sequence[Run], case: str, names: Names) ->
     files = [run.predictions.get(("last", case)) for run in runs]
     if None in files:
         raise MedclError(f"{case}: its predictions are not listed")
-    image = read_volume(source.image)
+    image = filled(read_image(source))  # the first channel is shown
     classes = list(results.study.dataset.classes.values())
     reference = _only(read_volume(source.label, labels=True), classes)
     predicted = [read_volume(str(file), labels=True) for file in files]

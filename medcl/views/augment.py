@@ -10,8 +10,9 @@ In space, a crop is sampled once, at
 
 with a rotation R, mirrored axes F, zoom z and translation t; mm make the rotation rigid where
 voxels are not cubes. In intensity, each change is relative to the sample's own range or standard
-deviation, so it means the same for z-scores and for values in 0..1. The order is that of an
-image's making: field, tissue contrast, brightness, blur, voxel size, and noise last.
+deviation, so it means the same for z-scores and for values in 0..1. Channels are images of their
+own: each is drawn and changed apart in intensity, and all move together in space. The order is
+that of an image's making: field, tissue contrast, brightness, blur, voxel size, and noise last.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 Strength = tuple[float, float]  # probability for a sample, and the largest value
 Spacing = tuple[float, float, float]  # mm
+Shape = tuple[int, ...]
 SPACE = (2, 3, 4)
 BLUR_RADIUS = 3  # voxels; holds 99 % of the largest useful sigma, 1.2
 SEEDS = 2**63 - 1
@@ -37,18 +39,19 @@ class Draw:
 
     matrix: from a place in the changed crop to its place in the given one, mm from the centre.
     bias: slope and curvature of the logarithm of the field along each axis. blur: sigma in voxels.
-    coarse: voxels this many times larger. noise: in standard deviations of the sample.
+    coarse: voxels this many times larger. noise: in standard deviations of the sample. Intensity
+    is drawn for each channel where there are several, else once.
     """
 
     spacing: Spacing
     matrix: Float[Tensor, "B 4 4"]
-    bias: Float[Tensor, "B 3 2"]
-    gamma: Float[Tensor, " B"]
-    gain: Float[Tensor, " B"]
-    offset: Float[Tensor, " B"]
-    blur: Float[Tensor, " B"]
-    coarse: Float[Tensor, " B"]
-    noise: Float[Tensor, " B"]
+    bias: Float[Tensor, "B *C 3 2"]
+    gamma: Float[Tensor, "B *C"]
+    gain: Float[Tensor, "B *C"]
+    offset: Float[Tensor, "B *C"]
+    blur: Float[Tensor, "B *C"]
+    coarse: Float[Tensor, "B *C"]
+    noise: Float[Tensor, "B *C"]
     seeds: Int[Tensor, " B"]
 
     def rows(self, rows: Sequence[int]) -> Draw:
@@ -87,41 +90,44 @@ class Augment:
         generator: torch.Generator,
         *,
         size: Sequence[int] | None = None,
+        channels: int = 1,
     ) -> Draw:
         """Draw the changes of `batch` samples; `spacing` in mm, `generator` on the CPU.
 
         `size` is that of the crops: nothing moves along an axis of one voxel, because a slice has
-        nothing beside it; as many numbers are drawn as for a volume.
+        nothing beside it; as many numbers are drawn as for a volume. Intensity is drawn for each
+        of several `channels`.
         """
         thin = [axis for axis, side in enumerate(size or ()) if side == 1]
+        each = (batch,) if channels == 1 else (batch, channels)
 
-        def uniform(strength: Strength, *shape: int, low: float = -1.0) -> Tensor:
+        def uniform(strength: Strength, *shape: int, low: float = -1.0, of: Shape) -> Tensor:
             probability, largest = strength
-            chosen = torch.rand(batch, generator=generator) < probability
-            values = low + (1 - low) * torch.rand(batch, *shape, generator=generator)
-            return values * largest * chosen.view(-1, *[1] * len(shape))
+            chosen = torch.rand(*of, generator=generator) < probability
+            values = low + (1 - low) * torch.rand(*of, *shape, generator=generator)
+            return values * largest * chosen.view(*of, *[1] * len(shape))
 
         mirrored = torch.rand(batch, 3, generator=generator) < torch.tensor(self.flip)
-        angles = uniform(self.rotate, 3)
+        angles = uniform(self.rotate, 3, of=(batch,))
         for axis in thin:  # a turn about another axis would lead out of the slice
             angles[:, [other for other in range(3) if other != axis]] = 0
         rotation = _rotation(torch.deg2rad(angles))
-        zoom = uniform(self.scale).exp()[:, None].repeat(1, 3)
+        zoom = uniform(self.scale, of=(batch,)).exp()[:, None].repeat(1, 3)
         zoom[:, thin], mirrored[:, thin] = 1, False
         matrix = torch.eye(4).repeat(batch, 1, 1)
         matrix[:, :3, :3] = rotation * ((1 - 2.0 * mirrored) / zoom)[:, None, :]
-        matrix[:, :3, 3] = uniform(self.shift, 3) * torch.tensor(spacing)
+        matrix[:, :3, 3] = uniform(self.shift, 3, of=(batch,)) * torch.tensor(spacing)
         matrix[:, thin, 3] = 0
         return Draw(
             spacing=spacing,
             matrix=matrix,
-            bias=uniform(self.bias, 3, 2),
-            gamma=uniform(self.gamma).exp(),
-            gain=uniform(self.gain).exp(),
-            offset=uniform(self.offset),
-            blur=uniform(self.blur, low=0.0),
-            coarse=1 + uniform(self.coarse, low=0.0),
-            noise=uniform(self.noise, low=0.0),
+            bias=uniform(self.bias, 3, 2, of=each),
+            gamma=uniform(self.gamma, of=each).exp(),
+            gain=uniform(self.gain, of=each).exp(),
+            offset=uniform(self.offset, of=each),
+            blur=uniform(self.blur, low=0.0, of=each),
+            coarse=1 + uniform(self.coarse, low=0.0, of=each),
+            noise=uniform(self.noise, low=0.0, of=each),
             seeds=torch.randint(SEEDS, (batch,), generator=generator),
         )
 
@@ -146,14 +152,14 @@ def apply(
             nearest = _sample(labels[moved].to(images.dtype)[:, None], grid, "nearest")
             labels[moved] = nearest[:, 0].round().to(labels.dtype)
     for changed, change in (
-        ((draw.bias != 0).flatten(1).any(1), _bend),
+        (draw.bias != 0, _bend),
         (draw.gamma != 1, _raise),
         ((draw.gain != 1) | (draw.offset != 0), _stretch),
         (draw.blur > 0, _blur),
         (draw.coarse > 1, _coarsen),
         (draw.noise > 0, _add_noise),
     ):
-        rows = changed.nonzero().flatten().tolist()
+        rows = changed.reshape(len(changed), -1).any(1).nonzero().flatten().tolist()
         if rows:
             images[rows] = change(images[rows], draw.rows(rows))
     return images, labels
@@ -209,22 +215,23 @@ def _sample(
     )
 
 
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device, like.dtype).view(-1, 1, 1, 1, 1)
+def _per_channel(values: Float[Tensor, "B *C"], like: Tensor) -> Float[Tensor, "B c 1 1 1"]:
+    """c is 1 where all channels share a value."""
+    return values.to(like.device, like.dtype).reshape(len(like), -1, 1, 1, 1)
 
 
 def _bend(x: Tensor, draw: Draw) -> Tensor:
     """Multiply what lies above the sample's minimum by a smooth field."""
     lowest = x.amin(SPACE, keepdim=True)
-    bias = draw.bias.to(x.device, x.dtype)
+    bias = draw.bias.to(x.device, x.dtype).reshape(len(x), -1, 3, 2)
     out = x - lowest
     for axis, size in enumerate(x.shape[2:]):
         if size == 1:
             continue
         u = torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype)
-        field = (bias[:, axis, :1] * u + bias[:, axis, 1:] * (u**2 - 1 / 3)).exp()
-        shape = [1] * x.ndim
-        shape[0], shape[2 + axis] = len(x), size
+        field = (bias[..., axis, :1] * u + bias[..., axis, 1:] * (u**2 - 1 / 3)).exp()
+        shape = [*bias.shape[:2], 1, 1, 1]
+        shape[2 + axis] = size
         out = out * field.view(shape)
     return out + lowest
 
@@ -233,42 +240,43 @@ def _raise(x: Tensor, draw: Draw) -> Tensor:
     """Raise the values, as a share of the sample's range, to the power gamma."""
     lowest = x.amin(SPACE, keepdim=True)
     width = (x.amax(SPACE, keepdim=True) - lowest).clamp_min(torch.finfo(x.dtype).tiny)
-    return ((x - lowest) / width) ** _per_sample(draw.gamma, x) * width + lowest
+    return ((x - lowest) / width) ** _per_channel(draw.gamma, x) * width + lowest
 
 
 def _stretch(x: Tensor, draw: Draw) -> Tensor:
     """Stretch the contrast about the sample's mean and add an offset."""
     std, mean = torch.std_mean(x, SPACE, keepdim=True, correction=0)
-    gain = _per_sample(draw.gain, x)
-    return x * gain + (mean * (1 - gain) + std * _per_sample(draw.offset, x))
+    gain = _per_channel(draw.gain, x)
+    return x * gain + (mean * (1 - gain) + std * _per_channel(draw.offset, x))
 
 
 def _blur(x: Tensor, draw: Draw) -> Tensor:
     """Smooth along each axis by a Gaussian; sums of shifted copies, one kernel a sample."""
     steps = torch.arange(BLUR_RADIUS + 1)
-    weights = torch.exp(-0.5 * (steps / draw.blur[:, None].clamp_min(1e-3)) ** 2)
-    weights = weights / (2 * weights.sum(1, keepdim=True) - weights[:, :1])
+    weights = torch.exp(-0.5 * (steps / draw.blur[..., None].clamp_min(1e-3)) ** 2)
+    weights = weights / (2 * weights.sum(-1, keepdim=True) - weights[..., :1])
     for axis in SPACE:
         padding = [0] * 6
         padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = BLUR_RADIUS
         padded = F.pad(x, padding, mode="replicate")
         size = x.shape[axis]
-        x = x * _per_sample(weights[:, 0], x)
+        x = x * _per_channel(weights[..., 0], x)
         for step in range(1, BLUR_RADIUS + 1):
             before = padded.narrow(axis, BLUR_RADIUS - step, size)
             after = padded.narrow(axis, BLUR_RADIUS + step, size)
-            x = x + _per_sample(weights[:, step], x) * (before + after)
+            x = x + _per_channel(weights[..., step], x) * (before + after)
     return x
 
 
 def _coarsen(x: Tensor, draw: Draw) -> Tensor:
     """Average into larger voxels and interpolate back."""
+    factors = draw.coarse.reshape(len(x), -1).expand(-1, x.shape[1]).flatten().tolist()
     out = []
-    for sample, factor in zip(x.split(1), draw.coarse.tolist(), strict=True):
+    for channel, factor in zip(x.flatten(0, 1).split(1), factors, strict=True):
         size = [max(1, round(n / factor)) for n in x.shape[2:]]
-        small = F.interpolate(sample, size, mode="area")
-        out.append(F.interpolate(small, x.shape[2:], mode="trilinear", align_corners=False))
-    return torch.cat(out)
+        small = F.interpolate(channel[None], size, mode="area")
+        out.append(F.interpolate(small, x.shape[2:], mode="trilinear", align_corners=False)[0])
+    return torch.cat(out).view_as(x)
 
 
 def _add_noise(x: Tensor, draw: Draw) -> Tensor:
@@ -276,4 +284,4 @@ def _add_noise(x: Tensor, draw: Draw) -> Tensor:
     for sample, seed in zip(noise, draw.seeds.tolist(), strict=True):
         sample.normal_(generator=torch.Generator(x.device).manual_seed(seed))
     std = x.std(SPACE, keepdim=True, correction=0)
-    return x + noise * (std * _per_sample(draw.noise, x))
+    return x + noise * (std * _per_channel(draw.noise, x))

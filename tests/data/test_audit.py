@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from medcl.config import Split
 from medcl.data.audit import audit
 from medcl.data.cases import Case
 from medcl.data.splits import Row, Splits
+from medcl.study.prose import waived_words
 
 SPLIT = Split()
 
@@ -39,7 +42,10 @@ def test_a_clean_split_goes_on():
         "format": 1,
         "overlaps": [],
         "duplicates": [],
+        "near_duplicates": None,
+        "waived": [],
         "warnings": [],
+        "same_names": [],
         "unknown_subjects": False,
         "stopped": False,
         "reason": None,
@@ -98,6 +104,60 @@ def test_one_label_map_for_different_images_across_roles_is_a_warning():
     assert [w["cases"] for w in found["warnings"]] == [["a", "b"]]
     assert not found["stopped"]
     assert not audit(cases, splits(a="pool", b="pool", c="pool", d="test"), SPLIT)["warnings"]
+
+
+def pictures(**seeds: int) -> dict[str, np.ndarray]:
+    """Case -> thumbnail: those of one seed are nearly the same."""
+    found = {}
+    for number, (name, seed) in enumerate(seeds.items()):
+        values = np.random.default_rng(seed).integers(-100, 100, (16, 16, 16))
+        values += np.random.default_rng(1000 + number).integers(-5, 5, values.shape)
+        found[name] = values.astype(np.int8)
+    return found
+
+
+def test_nearly_the_same_images_of_two_subjects_in_two_roles_stop_the_run():
+    cases = [case(name) for name in "abc"]
+    thumbnails = pictures(a=1, b=2, c=1)
+    found = audit(cases, splits(a="pool", b="pool", c="test"), SPLIT, thumbnails=thumbnails)
+    (near,) = found["near_duplicates"]
+    assert near["cases"] == ["a", "c"]
+    assert near["subjects"] == ["subject of a", "subject of c"]
+    assert near["roles"] == ["pool", "test"]
+    assert near["similarity"] > 0.98
+    assert found["stopped"]
+    assert (
+        "cases a, c of subjects subject of a, subject of c are nearly the same" in found["reason"]
+    )
+    assert "split.waive: [near_duplicates]" in found["reason"]
+
+
+def test_near_duplicates_pass_where_they_are_waived_and_that_is_told():
+    cases = [case(name) for name in "abc"]
+    roles = splits(a="pool", b="pool", c="test")
+    waive = Split(waive=["near_duplicates"])
+    found = audit(cases, roles, waive, thumbnails=pictures(a=1, b=2, c=1))
+    assert len(found["near_duplicates"]) == 1
+    (told,) = waived_words(found, str.upper)
+    assert "nearly the same image (correlation 0.99" in told
+    assert "stands in pool and test and was let pass by split.waive" in told
+    assert "(A and C)" in told
+    assert not found["stopped"]
+    assert audit(cases, roles, waive, thumbnails=pictures(a=1, b=2, c=3))["waived"] == []
+    same = [replace(c, voxel_sha256="same") for c in cases]
+    assert audit(same, roles, waive, thumbnails=pictures(a=1, b=2, c=3))["stopped"]
+
+
+def test_near_duplicates_within_a_role_are_listed_and_equal_voxels_only_once():
+    cases = [case(name) for name in "abc"]
+    roles = splits(a="pool", b="test", c="pool")
+    found = audit(cases, roles, SPLIT, thumbnails=pictures(a=1, b=2, c=1))
+    assert [near["roles"] for near in found["near_duplicates"]] == [["pool"]]
+    assert not found["stopped"]
+    cases = [case("a", voxels="same"), case("b"), case("c", voxels="same")]
+    found = audit(cases, roles, SPLIT, thumbnails=pictures(a=1, b=2, c=1))
+    assert found["near_duplicates"] == []
+    assert [d["cases"] for d in found["duplicates"]] == [["a", "c"]]
 
 
 def test_unknown_subjects_are_passed_on():

@@ -40,7 +40,7 @@ def test_extra_columns_follow_by_name(tmp_path):
     cases = [case("a", extra={"site": "B", "cohort": "1"}), case("b", extra={"site": "C"})]
     write_cases(tmp_path / "cases.csv", cases)
     text = (tmp_path / "cases.csv").read_text().splitlines()
-    assert text[0].endswith(",source,cohort,site")
+    assert text[0].endswith(",channel_images,cohort,site")
     assert read_cases(tmp_path / "cases.csv")[1].extra == {"cohort": "", "site": "C"}
 
 

@@ -17,10 +17,12 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 from scipy.spatial.transform import Rotation
 
 from medcl.config import Dicom, Source
+from medcl.data.contract import Rules
 from medcl.data.dicom import read_series
+from medcl.data.header_pass import check_headers
 from medcl.data.sources import list_entries
 from medcl.data.volume import LPS_TO_RAS
-from medcl.stages.ingest import Rules, examine_all
+from medcl.data.voxel_pass import check_voxels
 
 SECONDS = 20  # a file that takes longer than this hangs
 
@@ -147,7 +149,8 @@ def test_two_hundred_damaged_files_end_with_a_name(data, tmp_path):
 def outcome(folder: Path) -> list[str]:
     """How each input of a folder ends: accepted, or the codes that speak against it."""
     entries = list_entries([Source(layout="dicom", path=".")], str(folder), Dicom())
-    outcomes = examine_all(entries, Rules(folder / "volumes"))
+    rules = Rules(folder / "volumes")
+    outcomes = check_voxels(check_headers(entries, rules), rules)
     codes = []
     for item in outcomes:
         told = [f.code for f in item.findings if f.severity == "error"]

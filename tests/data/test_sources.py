@@ -210,10 +210,6 @@ def test_nnunets_raw_folder_is_read_by_its_ending(tmp_path):
         ("a", "imagesTr/a_0000.mha", "labelsTr/a.mha"),
         ("b", "imagesTs/b_0000.mha", None),
     ]
-    table["channel_names"] = {"0": "T1", "1": "T2"}
-    (tmp_path / "dataset.json").write_text(json.dumps(table))
-    with pytest.raises(MedclError, match="2 channels per case"):
-        list_entries([source("msd")], str(tmp_path))
 
 
 def test_every_folder_with_dicom_is_a_case_named_after_its_way(tmp_path):

@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from medcl.data import header_pass, voxel_pass
 from medcl.data.cases import Case, read_cases
 from medcl.data.volume import Volume, read_volume, reorient, write_nifti
 from medcl.errors import MedclError
@@ -311,7 +313,8 @@ def test_a_folder_nobody_described_is_read_and_shown(good, capsys):
     printed = capsys.readouterr().out
     assert "read as layout folders" in printed
     row = next(line for line in printed.splitlines() if line.startswith("good"))
-    assert row.split() == ["good", "good", "CT", "6x5x4", "1x1.5x3", "RAS", "0", "3", "200"]
+    values = f"{image(seed=99).min():g}..{image(seed=99).max():g}"
+    assert row.split() == ["good", "good", "CT", "6x5x4", "1x1.5x3", "RAS", values, "0", "3", "200"]
     assert codes(records(good / "out")["good"], "info") == ["label_values"]
     with pytest.raises(MedclError, match="--modality: goes with --source"):
         run("--settings", settings(good), "--out", good / "out", "--modality", "CT")
@@ -331,15 +334,20 @@ def test_nrrd_and_metaimage_are_referenced_in_place(tmp_path):
 def test_an_oversight_in_one_case_stops_no_other(good, monkeypatch):
     put(good / "images" / "odd.nii", image())
 
-    def fail_for_odd(path: str, shape: tuple[int, int, int]) -> list:
-        if "odd" in path:
-            raise ZeroDivisionError("unforeseen")
-        return []
+    def fail_for_odd(read: Callable) -> Callable:
+        def attempt(path: str, **more: object) -> object:
+            if "odd" in path:
+                raise ZeroDivisionError("unforeseen")
+            return read(path, **more)
 
-    monkeypatch.setattr(ingest, "check_nifti_header", fail_for_odd)
-    cases, record = ingest_folders(good)
-    assert list(cases) == ["good"]
-    assert codes(record["odd"]) == ["failed"]
+        return attempt
+
+    for module, name in ((header_pass, "read_header"), (voxel_pass, "read_volume")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, fail_for_odd(getattr(module, name)))
+            cases, record = ingest_folders(good)
+        assert list(cases) == ["good"]
+        assert codes(record["odd"]) == ["failed"]
 
 
 HIPPOCAMPUS = {

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_objects import FRAME, square, write_rtstruct, write_series
+from dicom_objects import FRAME, datasets, square, write_rtstruct, write_series
 from test_ingest import AFFINE, codes, image, ingest_folders, label, put, records, run, settings
 
 from medcl.data.cases import read_cases
-from medcl.data.volume import read_volume, reorient
+from medcl.data.dicom import read_series
+from medcl.data.segmentation_object import write_segmentation
+from medcl.data.volume import Volume, read_volume, reorient
 from medcl.errors import MedclError
 from medcl.files import read_yaml
 
@@ -100,6 +102,49 @@ def test_an_object_that_names_no_series_goes_to_the_only_one_of_its_frame(tree) 
     assert ingest_tree(tree)["p1_ct"]["status"] == "accepted"
     write_series(tree / "dicom" / "p3", uid="1.5", seed=5, FrameOfReferenceUID=FRAME)
     assert codes(ingest_tree(tree)["p1_rs_RS"]) == ["annotation_unmatched"]
+
+
+@pytest.fixture
+def phases(tmp_path: Path) -> Path:
+    """One series of two volumes at the same places."""
+    for number in (1, 2):
+        folder = tmp_path / "dicom" / "ct" / str(number)
+        write_series(folder, seed=number, AcquisitionNumber=number)
+    return tmp_path
+
+
+def slices_of(root: Path, number: int) -> list[str]:
+    return [ds.SOPInstanceUID for ds in datasets(root / "dicom" / "ct" / str(number))]
+
+
+def labelled(root: Path) -> dict[str, bool]:
+    ingest_tree(root)
+    return {c.case: c.label is not None for c in read_cases(root / "out" / "cases.csv")}
+
+
+def test_contours_go_to_the_volume_of_a_series_whose_slices_they_name(phases) -> None:
+    first, second = slices_of(phases, 1), slices_of(phases, 2)
+    file = phases / "dicom" / "RS.dcm"
+    write_rtstruct(file, GTV, slices=second[1:2], listed=first + second)
+    assert labelled(phases) == {"ct_1_acq1": False, "ct_2_acq2": True}
+    write_rtstruct(file, GTV, listed=first)
+    assert labelled(phases) == {"ct_1_acq1": True, "ct_2_acq2": False}
+
+
+def test_contours_that_name_no_slice_are_used_for_each_volume_with_a_warning(phases) -> None:
+    write_rtstruct(phases / "dicom" / "RS.dcm", GTV)
+    assert labelled(phases) == {"ct_1_acq1": True, "ct_2_acq2": True}
+    told = records(phases / "out")["ct_1_acq1"]
+    assert codes(told, "warning") == ["annotation_of_several_volumes"]
+
+
+def test_segments_go_to_the_volume_of_a_series_they_were_made_of(phases) -> None:
+    series = read_series(phases / "dicom" / "ct" / "2")
+    array = np.zeros((1, 8, 6, 4), np.uint8)
+    array[0, 1:5, 1:4, 1] = 1
+    made = Volume(array, series.stack.affine)
+    write_segmentation(phases / "dicom" / "seg.dcm", made, series, {"GTV_1": 1})
+    assert labelled(phases) == {"ct_1_acq1": False, "ct_2_acq2": True}
 
 
 def test_series_can_be_chosen_by_their_folder(tree) -> None:
@@ -233,6 +278,40 @@ def test_the_nnunet_example_takes_the_channel_it_names(tmp_path) -> None:
     first, second = read_cases(tmp_path / "out" / "cases.csv")
     assert first.image.endswith("imagesTr/prostate_01_0001.nii.gz")
     assert (first.subject, second.subject, second.label) == ("prostate_01", "prostate_02", None)
+
+
+def test_the_example_of_two_channels_puts_t2_before_adc(tmp_path) -> None:
+    channels = {"channel_names": {"0": "ADC", "1": "T2"}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(channels))
+    for number in (1, 2):
+        for channel in (0, 1)[: 3 - number]:
+            name = f"prostate_{number:02d}_000{channel}.nii.gz"
+            put(tmp_path / "imagesTr" / name, image(seed=2 * number + channel))
+    put(tmp_path / "labelsTr" / "prostate_01.nii.gz", label(1, 2))
+    run("--settings", example("prostate_two_channels", tmp_path), "--out", tmp_path / "out")
+    (case,) = read_cases(tmp_path / "out" / "cases.csv")
+    assert case.channel_names == ("T2", "ADC")
+    assert case.image.endswith("imagesTr/prostate_01_0001.nii.gz")
+    assert codes(records(tmp_path / "out")["prostate_02"]) == ["missing_channel"]
+
+
+def test_the_example_of_nnssl_joins_a_labelled_dataset(good) -> None:
+    images = [
+        {"name": f"{kind}.nii", "modality": kind, "image_path": f"$nnssl_raw/x/{kind}.nii"}
+        for kind in ("T1w", "bold")
+    ]
+    for number, item in enumerate(images):
+        put(good / "nnssl" / "x" / item["name"], image(seed=number))
+    subjects = {"sub-1": {"sessions": {"ses-1": {"images": images}}}}
+    table = {"datasets": {"d": {"name": "ds1", "subjects": subjects}}}
+    (good / "nnssl" / "pretrain_data.json").write_text(json.dumps(table))
+    more = ("--pretrain-on", example("nnssl", good / "nnssl"))
+    run("--settings", settings(good), *more, "--out", good / "out")
+    cases = read_cases(good / "out" / "cases.csv")
+    assert [(case.dataset, case.case, case.subject) for case in cases] == [
+        ("test", "good", "good"),
+        ("nnssl", "nnssl.ds1_sub-1_ses-1_T1w", "nnssl/ds1_sub-1"),
+    ]
 
 
 def test_the_bids_example_draws_the_masks_of_each_session(tmp_path) -> None:

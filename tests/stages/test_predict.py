@@ -228,6 +228,58 @@ def test_no_predicted_case_at_all_is_an_error(study, capsys):
 
 
 @pytest.fixture
+def converted(tmp_path):
+    """A test subject who came as a DICOM series; returns what predicts it, with settings."""
+    image, _ = scan(np.diag([1.0, 1.4, 3.0, 1.0]))
+    shifted = Volume(image.array + 500, image.affine)  # the series writer wants values above 0
+    write_series(tmp_path / "raw" / "p1", shifted, "p1", np.random.default_rng(0))
+    ingested = tmp_path / "ingest"
+    assert main(["ingest", "--source", str(tmp_path / "raw"), "--out", str(ingested)]) == 0
+    write_splits(tmp_path / "splits.csv", Splits((Row("p1", "p1", "test"),)))
+    intensity = {"rule": "window", "low": 0.0, "high": 1000.0}
+    mr = PLAN | {"modality": "MR", "intensity": intensity}
+    model = write_model(tmp_path / "model.pt", plan=mr, selected=2.0)
+
+    def run(settings, *more):
+        arguments = ["predict", "--model", str(model), "--settings", settings, *more]
+        arguments += ["--cases", str(ingested / "cases.csv")]
+        arguments += ["--splits", str(tmp_path / "splits.csv"), "--out", str(tmp_path / "out")]
+        return main(arguments)
+
+    run.folder, run.findings = tmp_path, ("--findings", str(ingested / "ingest.json"))
+    return run
+
+
+def test_a_study_writes_objects_that_refer_to_the_series_where_asked(converted):
+    assert converted("{dicom_seg: true}", *converted.findings) == 0
+    series = read_series(converted.folder / "raw" / "p1")
+    for weights in ("last", "selected"):
+        made = converted.folder / "out" / weights
+        label = read_volume(made / "p1.nii.gz", labels=True)
+        naming = Naming(PLAN["classes"])
+        back = read_annotations([str(made / "p1.seg.dcm")], label, naming, series)
+        np.testing.assert_array_equal(back.label.array, label.array)
+    entry = read_json(converted.folder / "out" / "predictions.json")["cases"][0]
+    assert entry["last"].endswith("last/p1.nii.gz")
+
+
+def test_a_study_writes_no_objects_unless_asked(converted, capsys):
+    assert converted("{}", *converted.findings) == 0
+    assert not list((converted.folder / "out").rglob("*.dcm"))
+    assert converted("{dicom_seg: true}") == 1
+    assert "needs ingest.json" in capsys.readouterr().err
+
+
+def test_a_series_that_is_gone_costs_the_object_alone(converted, capsys):
+    files = sorted((converted.folder / "raw" / "p1").iterdir())
+    files[0].unlink()
+    assert converted("{dicom_seg: true}", *converted.findings) == 0
+    assert "no DICOM-SEG: p1: 1 of 18 slices are gone" in capsys.readouterr().out
+    assert (converted.folder / "out" / "last" / "p1.nii.gz").is_file()
+    assert not list((converted.folder / "out").rglob("*.dcm"))
+
+
+@pytest.fixture
 def new(tmp_path):
     """Predict new scans; the model is one of CT unless given."""
 

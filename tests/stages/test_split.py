@@ -4,10 +4,12 @@ import argparse
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from medcl.data.cases import Case, write_cases
 from medcl.data.splits import read_splits
+from medcl.data.thumbnails import write_thumbnails
 from medcl.errors import MedclError
 from medcl.stages import split
 
@@ -84,6 +86,24 @@ def test_unknown_subjects_reach_the_audit(tmp_path, cases, capsys):
     run(tmp_path, cases, *settings, "--subjects", "unknown")
     assert json.loads((tmp_path / "split" / "audit.json").read_text())["unknown_subjects"]
     assert "leakage cannot be excluded" in capsys.readouterr().out
+
+
+def test_thumbnails_are_compared_and_must_be_of_these_cases(tmp_path, cases, capsys):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(-127, 127, (16, 16, 16)).astype(np.int8) for _ in cases]
+    pictures[7] = pictures[0]
+    names = [case.case for case in cases]
+    file = tmp_path / "thumbnails.npy"
+    write_thumbnails(file, zip(names, pictures, strict=True))
+    more = ("--thumbnails", str(file), "--settings")
+    with pytest.raises(MedclError, match="cases c0, c7 of subjects p0, p7 are nearly the same"):
+        run(tmp_path, cases, *more, "{test: [p0], validation: [p1]}")
+    waived = "{test: [p0], validation: [p1], waive: [near_duplicates]}"
+    run(tmp_path, cases, *more, waived)
+    assert "nearly the same image (pool and test, waived): c0, c7" in capsys.readouterr().out
+    write_thumbnails(file, zip(names[1:], pictures[1:], strict=True))
+    with pytest.raises(MedclError, match="holds no case 'c0'; run `medcl ingest` again"):
+        run(tmp_path, cases, *more, waived)
 
 
 def test_a_stop_removes_the_table_of_an_earlier_run(tmp_path, cases):

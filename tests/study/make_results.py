@@ -148,6 +148,7 @@ def _tables(folder: Path, fake: Fake) -> Splits:
         "format": 1,
         "overlaps": [],
         "duplicates": [{"kind": "voxels", "cases": twice, "subjects": twice, "roles": ["pool"]}],
+        "near_duplicates": [],
         "warnings": [],
         "unknown_subjects": fake.unknown_subjects,
         "waived": list(fake.waived),

@@ -40,6 +40,17 @@ def test_the_plan_is_readable_and_says_what_was_given():
     ]
 
 
+def test_the_plan_tells_the_intensities_of_every_channel():
+    window = {"rule": "window", "low": 0.0, "high": 2000.0}
+    percentiles = {"rule": "percentiles", "low": 1.0, "high": 99.0}
+    inputs = [{"name": "T2", "intensity": percentiles}, {"name": "ADC", "intensity": window}]
+    plan = {"intensity": percentiles, "inputs": inputs, "given": ["channel_intensity.ADC"]}
+    assert prose.plan_words(plan) == [
+        ("intensities of T2", "percentiles 1 to 99 of the body to 0..1", "derived"),
+        ("intensities of ADC", "window 0 to 2000 to 0..1", "given"),
+    ]
+
+
 def test_the_audit_names_duplicates_by_their_shown_names():
     audit = {
         "overlaps": [],
@@ -50,6 +61,16 @@ def test_the_audit_names_duplicates_by_their_shown_names():
     assert "twice within the pool: A and B" in said
     assert "No image is stored in two roles" in said
     assert "Subjects are unknown" in said
+
+
+def test_the_audit_tells_of_near_duplicates_or_that_there_are_none():
+    near = {"cases": ["a", "b"], "roles": ["pool", "test"], "similarity": 0.971}
+    said = " ".join(prose.audit_words({"near_duplicates": [near]}, str.upper))
+    assert "Nearly the same image stands under different subjects (pool and test): A and B" in said
+    assert "correlation 0.97" in said
+    none = "No two subjects have nearly the same image"
+    assert none in " ".join(prose.audit_words({"near_duplicates": []}, str.upper))
+    assert none not in " ".join(prose.audit_words({"near_duplicates": None}, str.upper))
 
 
 def test_transfer_is_put_in_words():

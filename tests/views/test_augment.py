@@ -238,3 +238,20 @@ def test_a_volume_is_drawn_the_same_whether_its_size_is_said_or_not():
     draws = [EVERYTHING.draw(4, ISOTROPIC, seeded(), size=size) for size in (None, (8, 8, 8))]
     assert torch.equal(draws[0].matrix, draws[1].matrix)
     assert torch.equal(draws[0].seeds, draws[1].seeds)
+
+
+def test_channels_are_changed_apart_in_intensity_and_together_in_space():
+    x = torch.rand(3, 2, 6, 6, 4, generator=seeded())
+    draw = Augment().draw(3, (1.0, 1.0, 2.0), seeded(), channels=2)
+    assert draw.gamma.shape == (3, 2)
+    assert draw.bias.shape == (3, 2, 3, 2)
+    strengths = {name: (1.0, 0.5) for name in ("bias", "gamma", "gain", "offset", "blur")}
+    strengths |= {"coarse": (1.0, 1.0), "rotate": (1.0, 20.0), "noise": (0.0, 0.0)}
+    draw = only(**strengths).draw(3, (1.0, 1.0, 2.0), seeded(), channels=2)
+    both, _ = apply(x, None, draw)
+    intensity = ("bias", "gamma", "gain", "offset", "blur", "coarse", "noise")
+    for channel in range(2):
+        alone = {name: getattr(draw, name)[:, channel] for name in intensity}
+        one, _ = apply(x[:, [channel]], None, dataclasses.replace(draw, **alone))
+        torch.testing.assert_close(both[:, [channel]], one)
+    assert not torch.allclose(draw.gamma[:, 0], draw.gamma[:, 1])

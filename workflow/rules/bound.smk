@@ -21,6 +21,7 @@ use rule predict as predict_bound with:
         model=f"{study.root}/bound/{{arm}}/r{{replicate}}/model.pt",
         cases=f"{study.root}/ingest/cases.csv",
         splits=f"{study.root}/split/splits.csv",
+        findings=f"{study.root}/ingest/ingest.json",
     output:
         f"{study.root}/bound/{{arm}}/r{{replicate}}/predictions/predictions.json",
     log:

@@ -4,6 +4,7 @@ rule ingest:
     output:
         cases=f"{study.root}/ingest/cases.csv",
         findings=f"{study.root}/ingest/ingest.json",
+        thumbnails=f"{study.root}/ingest/thumbnails.npy",
     log:
         f"{study.root}/log/ingest.log",
     benchmark:
@@ -14,8 +15,9 @@ rule ingest:
         runtime=240,
     params:
         settings=study.sources,
+        pretrain_on=study.pretrain_on,
         fingerprint=study.fingerprint,
         out=study.folder,
     shell:
-        "python -m medcl ingest --settings {params.settings:q} --out {params.out}"
-        " --threads {threads} 2>&1 | tee {log}"
+        "python -m medcl ingest --settings {params.settings:q} {params.pretrain_on:q}"
+        " --out {params.out} --threads {threads} 2>&1 | tee {log}"

@@ -3,6 +3,7 @@ rule predict:
         model=f"{study.root}/finetune/{{arm}}/n{{labelled}}/r{{replicate}}/model.pt",
         cases=f"{study.root}/ingest/cases.csv",
         splits=f"{study.root}/split/splits.csv",
+        findings=f"{study.root}/ingest/ingest.json",
     output:
         f"{study.root}/finetune/{{arm}}/n{{labelled}}/r{{replicate}}/predictions/predictions.json",
     log:
@@ -19,4 +20,5 @@ rule predict:
         out=study.folder,
     shell:
         "python -m medcl predict --settings {params.settings:q} --model {input.model}"
-        " --cases {input.cases} --splits {input.splits} --out {params.out} 2>&1 | tee {log}"
+        " --cases {input.cases} --splits {input.splits} --findings {input.findings}"
+        " --out {params.out} 2>&1 | tee {log}"

@@ -1,6 +1,7 @@
 rule split:
     input:
         cases=f"{study.root}/ingest/cases.csv",
+        thumbnails=f"{study.root}/ingest/thumbnails.npy",
     output:
         splits=f"{study.root}/split/splits.csv",
         audit=f"{study.root}/split/audit.json",
@@ -18,4 +19,5 @@ rule split:
         out=study.folder,
     shell:
         "python -m medcl split --settings {params.settings:q} --subjects {params.subjects}"
-        " --cases {input.cases} --out {params.out} 2>&1 | tee {log}"
+        " --cases {input.cases} --thumbnails {input.thumbnails} --out {params.out}"
+        " 2>&1 | tee {log}"

@@ -1,0 +1,80 @@
+"""Datasets used together: one is labelled and judged, the images of the others are looked at only.
+
+What joins from another dataset goes to the unlabelled pool: its labels are left behind before any
+is opened. Its cases and subjects carry its name, `other.case` and `other/subject`, so that two
+people of one number stay two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from medcl.config import Dataset, Dicom
+from medcl.data.cases import Case
+from medcl.data.channel_lists import Channels
+from medcl.data.entries import Entry
+from medcl.data.sources import list_entries
+from medcl.errors import MedclError
+
+OF_LABELS = {"label_without_image", "several_labels", "label_ambiguous", "label_of_other_channel"}
+
+
+def list_dataset(dataset: Dataset, dicom: Dicom) -> list[Entry]:
+    """Every input of the labelled dataset."""
+    found = list_entries(dataset.sources, dataset.root, dicom, Channels.of(dataset))
+    return [replace(entry, dataset=dataset.name) for entry in found]
+
+
+def images_of(dataset: Dataset, dicom: Dicom, channels: Channels) -> list[Entry]:
+    """Every image of a dataset, its labels left aside."""
+    blind = [source.model_copy(update={"labels": None}) for source in dataset.sources]
+    return [
+        replace(
+            entry,
+            label=None,
+            parts=(),
+            findings=tuple(f for f in entry.findings if f.code not in OF_LABELS),
+        )
+        for entry in list_entries(blind, dataset.root, dicom, channels)
+        if entry.image is not None or not any(f.code in OF_LABELS for f in entry.findings)
+    ]
+
+
+def joining(dataset: Dataset, dicom: Dicom) -> list[Entry]:
+    """Every image of a dataset that is pretrained on, told apart by the dataset's name."""
+    name = dataset.name
+    return [
+        replace(
+            entry,
+            case=f"{name}.{entry.case}",
+            subject=f"{name}/{_subject(entry)}",
+            dataset=name,
+        )
+        for entry in images_of(dataset, dicom, Channels.of(dataset))
+    ]
+
+
+def _subject(entry: Entry) -> str:
+    return entry.subject or (entry.series and entry.series.subject) or entry.case
+
+
+def check_alike(name: str, cases: Sequence[Case]) -> None:
+    """Raise MedclError where another dataset's cases have other channels than those of `name`."""
+    ours = {_kind(case) for case in cases if case.dataset == name}
+    for case in cases:
+        if ours and case.dataset != name and _kind(case) not in ours:
+            raise MedclError(
+                f"pretrain_on: '{case.dataset}' has {_told(_kind(case))} (case {case.case}), "
+                f"'{name}' {' or '.join(map(_told, sorted(ours)))}; choose the same with `channels`"
+            )
+
+
+def _kind(case: Case) -> tuple[int, tuple[str, ...]]:
+    return case.channels, case.channel_names
+
+
+def _told(kind: tuple[int, tuple[str, ...]]) -> str:
+    count, names = kind
+    channels = f"{count} channel{'s' * (count != 1)}"
+    return f"{channels} ({', '.join(names)})" if names else channels

@@ -1,0 +1,104 @@
+"""Copies are found, distinct subjects are not, and thousands of cases take seconds."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medcl.data.near import near_duplicates
+from medcl.data.survey import survey
+from medcl.data.volume import Volume, read_volume
+
+RNG = np.random.default_rng
+
+
+def picture(array: np.ndarray) -> np.ndarray:
+    found = survey(Volume(np.asarray(array, np.float32)[None], np.eye(4))).thumbnail
+    assert found is not None
+    return found
+
+
+def blobs(seed: int, shape: tuple[int, int, int] = (40, 36, 30)) -> np.ndarray:
+    """A smooth random volume, different for each seed."""
+    values = ndimage.gaussian_filter(RNG(seed).normal(size=shape), 3.0)
+    return 100 + 50 * values / values.std()
+
+
+def alike(seed: int) -> np.ndarray:
+    """A member of a registered collection: the same anatomy, and a little of its own."""
+    return blobs(999) + 0.2 * (blobs(seed) - 100)
+
+
+def test_a_registered_collection_holds_no_duplicates_but_the_copy():
+    volumes = [alike(seed) for seed in range(12)]
+    pictures = [picture(volume) for volume in volumes]
+    first, second = (p.ravel().astype(float) for p in pictures[:2])
+    assert np.corrcoef(first, second)[0, 1] > 0.93  # the correlation alone would take them for one
+    subjects = [f"p{k}" for k in range(12)]
+    assert near_duplicates(np.stack(pictures), subjects) == []
+    copy = picture(volumes[4] + RNG(0).normal(0, 10, volumes[4].shape))
+    found = near_duplicates(np.stack([*pictures, copy]), [*subjects, "copy"])
+    assert [(i, j) for i, j, _ in found] == [(4, 12)]
+
+
+def test_two_cases_of_one_subject_are_no_duplicates():
+    pictures = np.stack([picture(blobs(seed)) for seed in (1, 1, 2, 3)])
+    assert near_duplicates(pictures, ["a", "a", "b", "c"]) == []
+    assert [(i, j) for i, j, _ in near_duplicates(pictures, ["a", "x", "b", "c"])] == [(0, 1)]
+    assert near_duplicates(pictures, ["a"] * 4) == []
+
+
+def test_several_copies_are_found_with_few_and_with_many_others():
+    for others in (1, 2, 10):
+        seeds = [7, 7, 7, *range(20, 20 + others)]
+        pictures = np.stack([picture(blobs(seed)) for seed in seeds])
+        found = near_duplicates(pictures, [f"p{k}" for k in range(len(seeds))])
+        assert [(i, j) for i, j, _ in found] == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_flat_pictures_are_like_nothing():
+    pictures = np.stack([np.zeros((16, 16, 16), np.int8)] * 3 + [picture(blobs(1))])
+    assert near_duplicates(pictures, ["a", "b", "c", "d"]) == []
+
+
+def test_the_blocks_of_a_large_collection_give_what_one_block_gives(monkeypatch):
+    pictures = np.stack([picture(blobs(seed, (16, 16, 16))) for seed in range(40)])
+    pictures = np.concatenate([pictures, pictures[[3, 30]]])
+    subjects = [f"p{k}" for k in range(42)]
+    whole = near_duplicates(pictures, subjects)
+    assert [(i, j) for i, j, _ in whole] == [(3, 40), (30, 41)]
+    monkeypatch.setattr("medcl.data.near.BLOCK", 8)
+    blocks = near_duplicates(pictures, subjects)
+    assert [(i, j) for i, j, _ in blocks] == [(i, j) for i, j, _ in whole]
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "scaled": lambda a: 1e-3 * a + 5,
+    "eight bits": lambda a: np.round(255 * (a - a.min()) / np.ptp(a)),
+    "noise": lambda a: a + RNG(1).normal(0, 0.3 * a.std(), a.shape),
+    "square root": lambda a: np.sqrt(a - a.min()),
+    "cut at one end": lambda a: a[2:, 2:, 2:],
+    "cut at both ends": lambda a: a[2:-2, 2:-2, 2:-2],
+    "finer": lambda a: ndimage.zoom(a, 1.5, order=1),
+}
+COPIED = 10  # of the 150
+
+
+@pytest.fixture(scope="module")
+def hippocampi(data) -> list[np.ndarray]:
+    paths = sorted((data / "msd_hippocampus" / "images").glob("*.nii.gz"))
+    return [read_volume(path).array[0] for path in paths]
+
+
+def test_none_of_150_similar_crops_of_different_patients_is_taken_for_another(hippocampi):
+    pictures = np.stack([picture(volume) for volume in hippocampi])
+    assert near_duplicates(pictures, [str(k) for k in range(150)]) == []
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_of_them_are_found_and_no_others(hippocampi, change):
+    pictures = [picture(volume) for volume in hippocampi]
+    pictures += [picture(CHANGES[change](volume)) for volume in hippocampi[:COPIED]]
+    found = near_duplicates(np.stack(pictures), [str(k) for k in range(150 + COPIED)])
+    assert [(i, j) for i, j, _ in found] == [(k, 150 + k) for k in range(COPIED)]
