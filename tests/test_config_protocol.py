@@ -12,6 +12,11 @@ DATASET = {
 }
 PRETRAIN = {"objective": "mae", "steps": 3}
 ARMS = {"scratch": {}, "dense": {"pretrain": PRETRAIN}}
+OTHERS = {
+    "own": {"weights": "e.pt"},
+    "knn": {"start": "dense", "finetune": {"mode": "knn"}},
+    "taught": {"selftrain": {"of": "dense"}},
+}
 
 
 def study(**changed: object) -> dict:
@@ -33,11 +38,14 @@ def study(**changed: object) -> dict:
         ({"selftrain": {"of": "a"}}, "arms.a.selftrain.of: a is made from other runs itself"),
         ({"selftrain": {"of": "own"}, "start": "own"}, "start and selftrain cannot stand"),
         ({"labelled": [3]}, "arms.a.labelled.0: 3 is not in the study's `labelled`"),
+        ({"selftrain": {"of": "knn"}}, "arms.a.selftrain.of: knn is a probe"),
+        ({"cost_of": "taught"}, "arms.a.cost_of: taught is made from other runs"),
+        ({"finetune": {"mixup": 0.2, "batch": 1}}, "arms.a.finetune"),
     ],
 )
 def test_an_arm_that_leads_nowhere_is_refused_with_its_key(arm: dict, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
-        load_study(study(arms=ARMS | {"own": {"weights": "e.pt"}, "a": arm}))
+        load_study(study(arms=ARMS | OTHERS | {"a": arm}))
     assert problem in str(error.value)
 
 
@@ -92,3 +100,10 @@ def test_a_resolved_study_says_of_an_arm_only_what_was_changed() -> None:
     assert again == first
     tuned = again.finetune.changed_by(again.arms["short"].finetune)
     assert (tuned.steps, tuned.batch) == (5, 3)
+
+
+def test_a_primary_comparison_of_labels_an_arm_is_not_run_with_is_refused() -> None:
+    arms = ARMS | {"some": {"start": "dense", "labelled": [1]}}
+    with pytest.raises(ConfigError) as error:
+        load_study(study(arms=arms, labelled=[1, 2], primary={"arms": ["some"], "labelled": [2]}))
+    assert "primary.arms.0: some is not run with 2 labelled" in str(error.value)

@@ -75,6 +75,7 @@ class Tune(Section):
         return sorted(rates)
 
 
+PROBES = {"linear", "knn"}
 WAYS = ("pretrain", "weights", "start", "cost_of", "selftrain")
 
 
@@ -153,6 +154,9 @@ def _arms(study: Study) -> Iterator[Problem]:
             elif other == name or origin is None:
                 message = f"{other} starts from no pretraining; name an arm with `pretrain`"
                 yield ("arms", name, key), message, other
+            elif key == "cost_of" and study.arms[other].selftrain:
+                message = f"{other} is made from other runs; name the arm it learns from"
+                yield ("arms", name, key), message, other
             elif key == "cost_of" and study.arms[origin].weights:
                 message = (
                     f"what the weights of {other} cost is not known; name an arm with `pretrain`"
@@ -191,6 +195,11 @@ def _selftrain(study: Study, name: str) -> Iterator[Problem]:
     settings = study.arms[name].selftrain
     if settings is None:
         return
+    for arm in (name, settings.of):
+        own = study.arms[arm].finetune if arm in study.arms else None
+        if study.finetune.changed_by(own).mode in PROBES:
+            message = f"{arm} is a probe, and nothing in it is trained; name an arm that is"
+            yield ("arms", name, "selftrain", "of"), message, arm
     path = ("arms", name, "selftrain", "of")
     if settings.of not in study.arms:
         yield path, _unknown(settings.of, study.arms), settings.of
@@ -211,6 +220,13 @@ def _primary(study: Study) -> Iterator[Problem]:
             counts = ", ".join(map(str, study.labelled))
             message = f"{count} is not in the study's `labelled`; one of {counts}"
             yield ("primary", "labelled", place), message, count
+    for place, arm in enumerate(study.primary.arms or ()):
+        if arm in study.arms:
+            asked = [n for n in study.primary.labelled or () if n in study.labelled]
+            lacking = [n for n in asked if n not in study.counts(arm)]
+            if lacking:
+                message = f"{arm} is not run with {lacking[0]} labelled; leave one of the two out"
+                yield ("primary", "arms", place), message, arm
 
 
 def _bound(study: Study) -> Iterator[Problem]:

@@ -129,6 +129,12 @@ class Finetune(Training):
         0.0, description="weight of core-tuning's contrast of the classes; 0: none"
     )
 
+    @model_validator(mode="after")
+    def pairs_to_mix(self) -> Finetune:
+        if self.mixup and self.batch < 2:
+            raise ValueError("mixup mixes crops of a batch; give batch: 2 or more, or mixup: 0")
+        return self
+
     def steps_for(self, labelled: int) -> int:
         """Steps of a run with `labelled` labelled subjects."""
         if isinstance(self.steps, int):

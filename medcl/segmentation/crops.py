@@ -93,6 +93,11 @@ def mixed(batch: dict[str, Tensor], alpha: float, rng: torch.Generator) -> dict[
     `label` is the one with the larger share, `other_label` the other.
     """
     image, label = batch["image"], batch["label"]
+    if len(image) < 2:
+        raise TrainingFailed(
+            "mixup: one crop on this device has no other to be mixed with; raise `batch` to twice "
+            "the number of devices"
+        )
     # numpy draws Beta from a generator, torch from its global one alone
     seed = int(torch.randint(2**62, (), generator=rng))
     drawn = np.random.default_rng(seed).beta(alpha, alpha, len(image))

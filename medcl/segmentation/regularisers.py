@@ -123,6 +123,10 @@ class CoreTuning(nn.Module):
         `head` is the pointwise convolution that follows `features`; a label it has no channel for
         is not drawn.
         """
+        with torch.autocast(features.device.type, enabled=False):
+            return self._terms(features, label, head)
+
+    def _terms(self, features: Tensor, label: Tensor, head: nn.Module) -> tuple[Tensor, Tensor]:
         classes: int = head.out_channels  # type: ignore[assignment]
         flat = features.movedim(1, -1).flatten(0, -2).float()
         places = [self._drawn(label.flatten() == value) for value in range(classes)]

@@ -226,6 +226,7 @@ def _probe(
     segmentation = start(settings, options, plan, facts["encoder"], facts)
     parts = _parts_of(facts["encoder"])
     volumes = [store[case] for case in _prepared(splits.cases_of(subset), store, "subset")]
+    volumes = [volume for volume in volumes if volume.has_label]
     network = segmentation.network
     assert isinstance(network, networks.Network)
     probe = fit_probe(

@@ -149,7 +149,7 @@ def _rounds(
                 f"round {number + 1}: no pool case was given a class with mean probability "
                 f"{settings.confidence:g}; lower `selftrain.confidence`"
             )
-        done = trained(f"round{number}-training", seed_of(seed, number), pseudo)
+        done = trained(f"round{number}-training", seed, pseudo)
         networks = [done.model.network]
     assert done is not None
     last = network_weights(done.model.state_dict())

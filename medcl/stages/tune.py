@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
     relaunch(args.devices, sys.argv[1:])
     settings, tune = load_section(Finetune, args.settings), load_section(Tune, args.tune)
     options = load_section(Network, args.network)
+    if tune.steps:
+        settings = settings.model_copy(update={"steps": tune.steps})
     plan, splits = read_plan(args.plan), read_splits(args.splits)
     here, out = place(plan.threads), Path(args.out) / "tuned.yaml"
     tried = []

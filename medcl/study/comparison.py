@@ -131,7 +131,7 @@ def _compare(results: Results, arm: str, labelled: int, control: str | None) -> 
         mean,
         difference_of(results, arm, labelled, control, **given),
         "failed" if mean.mean is None else status,
-        len(seeds) if pretrained else 0,
+        len(seeds) if pretrained and not results.study.arms[arm].selftrain else 0,
         seconds_of(results, arm, labelled),
         tuple(missing),
     )
@@ -150,14 +150,28 @@ def difference_of(
     results: Results, arm: str, labelled: int, control: str | None, *, weights: str = "last",
     metric: str = "dice", name: str | None = None,
 ) -> Estimate | None:  # fmt: skip
-    """Paired difference to `control`; None for the control itself and where there is none."""
+    """Paired difference to `control`; None for the control itself and where there is none.
+
+    The mean over the classes that are defined for both: an arm that finds a class the other has
+    lost is not charged for its distances there.
+    """
     if control is None or arm == control:
         return None
-    mine, other = (
-        case_table(results, one, labelled, weights=weights, metric=metric, name=name)
-        for one in (arm, control)
-    )
-    return estimate(mine - other, results.test_subjects)
+    names = [name] if name is not None else list(results.study.dataset.classes)
+    differences = []
+    for one in names:
+        given = {"weights": weights, "metric": metric, "name": one}
+        mine = case_table(results, arm, labelled, **given)
+        differences.append(mine - case_table(results, control, labelled, **given))
+    return estimate(_mean_known(np.stack(differences)), results.test_subjects)
+
+
+def _mean_known(values: Float[np.ndarray, "K R C"]) -> Float[np.ndarray, "R C"]:
+    """Mean over the first axis of what is defined; nan where nothing is."""
+    known = ~np.isnan(values)
+    count = known.sum(0)
+    total = np.where(known, values, 0.0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def case_table(

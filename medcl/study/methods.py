@@ -117,7 +117,10 @@ def _tuning(tuning: Finetune, study: Study, results: Results) -> str:
 
 def _differ(study: Study) -> str:
     """In what arms differ; what else they differ in is said apart."""
-    more = any(arm.cost_of or plan.changes_of(study, name) for name, arm in study.arms.items())
+    more = any(
+        arm.cost_of or arm.selftrain or plan.changes_of(study, name)
+        for name, arm in study.arms.items()
+    )
     start = "arms differ in the weights they start from and in nothing else"
     return f"{start}, but for what is said below." if more else f"{start}."
 
@@ -223,10 +226,11 @@ def caveats(results: Results) -> list[str]:
             "labelled subjects than its width suggests."
         )
     seeds = {n: a.pretrain.seeds for n, a in study.arms.items() if a.pretrain}
-    single = [name for name, count in seeds.items() if count < METHOD_SEEDS]
-    if single and results.control:
+    needed = max(METHOD_SEEDS, study.replicates)
+    shared = [name for name, count in seeds.items() if count < needed]
+    if shared and results.control:
         found.append(
-            f"Fewer than {METHOD_SEEDS} pretraining seeds ({listed(single)}): what is said holds "
-            "for the encoders that were trained, not for the method."
+            f"Fewer than {needed} pretraining seeds ({listed(shared)}), so that replicates share "
+            "encoders: what is said holds for the encoders that were trained, not for the method."
         )
     return found

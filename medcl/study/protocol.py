@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medcl.config import Arm, Finetune, Study, origin_of
+from medcl.config.protocol import PROBES
 from medcl.files import replacing
 from medcl.training.seeds import seed_of
 
@@ -22,7 +23,6 @@ COLUMNS = [
     "stage", "arm", "labelled", "replicate", "order", "seed", "starts_from", "pretraining_seed",
     "steps", "learning_rate", "controls",
 ]  # fmt: skip
-PROBES = {"linear", "knn"}
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,15 @@ def controls_of(study: Study, arm: str) -> tuple[str, ...]:
     """The arms that `arm` is compared with: the control, then further ones.
 
     A further control is itself compared with the control alone. One that matches the cost of a
-    pretraining stands beside the arms that start from that pretraining.
+    pretraining stands beside the arms that start from that pretraining. One that trains itself is
+    compared with the arm that taught it, whatever else there is.
     """
     if study.control is None or arm == study.control:
         return ()
     further: list[str] = []
+    if (selftrain := study.arms[arm].selftrain) is not None:
+        teacher = selftrain.of
+        return (study.control,) if teacher == study.control else (study.control, teacher)
     for name, other in study.arms.items() if not _is_control(study.arms[arm]) else ():
         matches = other.cost_of is None or origin_of(study, other.cost_of) == origin_of(study, arm)
         if name != study.control and _is_control(other) and matches:

@@ -79,7 +79,7 @@ def test_every_reference_within_a_figure_leads_to_an_element_of_the_page(page):
 
 def test_the_answer_comes_first_and_speaks_of_every_arm_and_label_count(page):
     text = text_of(page)
-    first = re.search(r"With 1 labelled subject, [^.]*this method \(voco\)", text).start()
+    first = re.search(r"With 1 labelled subject, [^.]*these 3 encoders \(voco\)", text).start()
     assert text.index("The answer") < first < text.index("Curves")
     for labelled in ("1 labelled subject,", "2 labelled subjects,", "4 labelled subjects,"):
         assert len(re.findall(f"With {labelled}.*?(voco|order)", text)) == 2
@@ -135,7 +135,7 @@ def test_undefined_distances_are_counted_beside_their_mean(page):
 def test_lost_classes_stand_beside_the_gain_they_may_explain(page):
     text = text_of(page)
     assert re.search(
-        r"With 1 labelled subject, [^▲▼○]*this method \(voco\)[^▲▼○]*"
+        r"With 1 labelled subject, [^▲▼○]*these 3 encoders \(voco\)[^▲▼○]*"
         r"Replicates with a class at Dice 0: scratch: spleen 2/5\.",
         text,
     )

@@ -1,6 +1,8 @@
 """What a report compares with what, and what that cost."""
 
+import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from report_pages import QUICK, quick, rows_of, run, text_of
 
 from medcl.files import read_json, write_json
 from medcl.study import drawing, methods
-from medcl.study.comparison import case_table, compare, compare_further
+from medcl.study.comparison import case_table, compare, compare_further, difference_of
 from medcl.study.cost import costs
 from medcl.study.report import make_report
 from medcl.study.results import read_results
@@ -74,7 +76,7 @@ def test_pretrained_arms_are_set_beside_every_further_control(tmp_path):
     text = text_of(page)
     sentences = [words for words in text.split("With ") if "; secondary" in words]
     assert "between scratch-long and training from scratch" in sentences[0]
-    assert all("this method (voco)" in words for words in sentences[1:])
+    assert all("these 3 encoders (voco)" in words for words in sentences[1:])
     assert [" mae (" in words for words in sentences] == [False, False, True]
     assert "scratch-long and mae are further controls" in text
     assert "scratch-long is trained from scratch for as many further steps" in text
@@ -156,7 +158,7 @@ def test_what_the_intervals_do_not_cover_is_said(tmp_path):
     said = " ".join(methods.caveats(results))
     assert "Holm's correction covers the 2 primary comparisons" in said
     assert "With 6 of 10 labelled candidates" in said
-    assert "Fewer than 3 pretraining seeds (voco)" in said
+    assert "Fewer than 5 pretraining seeds (voco)" in said
 
 
 def test_benchmark_files_time_the_stages_that_do_not_time_themselves(tmp_path):
@@ -188,3 +190,29 @@ def test_the_cost_names_device_and_memory_of_each_arm(tmp_path):
     assert (pretrain.memory_mb, pretrain.device_mb) == (4210.5, 20000.0)
     assert pretrain.device == "cpu, cuda"
     assert (found["finetune", "voco"].device, found["finetune", "voco"].device_mb) == ("cpu", None)
+
+
+def test_a_class_that_one_arm_lost_costs_the_other_nothing(tmp_path):
+    values = {
+        "voco": {"heart": 5.0, "small": 30.0},
+        "scratch": {"heart": 8.0, "small": math.nan},
+    }
+    results, _ = quick(tmp_path / "a")
+    runs = [
+        replace(
+            run,
+            scores={
+                ("last", "hd95_mm"): {
+                    (case, name): values.get(run.arm, values["scratch"])[other]
+                    for case in results.test_cases
+                    for name, other in zip(
+                        results.study.dataset.classes, ("heart", "small"), strict=False
+                    )
+                }
+            },
+        )
+        for run in results.runs
+    ]
+    changed = replace(results, runs=runs)
+    found = difference_of(changed, "voco", 1, "scratch", metric="hd95_mm")
+    assert found.mean == pytest.approx(-3.0)

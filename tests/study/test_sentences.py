@@ -110,14 +110,17 @@ def test_the_detectable_difference_is_rounded_up():
     assert "could have seen 3.0 points" in say(interval=(-0.01, 0.07), detectable=0.02901)
 
 
-@pytest.mark.parametrize(("seeds", "words"), [(1, "this encoder"), (2, "these 2 encoders")])
-def test_fewer_than_three_pretraining_seeds_speak_of_encoders(seeds, words):
+@pytest.mark.parametrize(
+    ("seeds", "words"), [(1, "this encoder"), (2, "these 2 encoders"), (4, "these 4 encoders")]
+)
+def test_replicates_that_share_pretrainings_speak_of_encoders(seeds, words):
     assert words in say(seeds=seeds)
     assert "method" not in say(seeds=seeds)
 
 
-def test_three_pretraining_seeds_speak_of_the_method():
-    assert encoder_words("voco", 3) == "this method (voco)"
+def test_a_pretraining_for_each_replicate_speaks_of_the_method():
+    assert encoder_words("voco", 5, 5) == "this method (voco)"
+    assert encoder_words("voco", 2, 2) == "these 2 encoders (voco)"
     assert "these 2 encoders (voco) gain 3.2" in say(seeds=2)
 
 
