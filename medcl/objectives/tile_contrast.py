@@ -21,6 +21,9 @@ negative of itself; the optional queue.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,6 +35,7 @@ from medcl.contrast.similarity import accuracy, contrast
 from medcl.contrast.sphere import collapse_terms
 from medcl.networks.heads import projector
 from medcl.objectives.base import Batch, Embeddings, Terms, in_float32
+from medcl.options import check, resolve
 from medcl.views.stain import StainJitter
 
 
@@ -106,3 +110,14 @@ def _chance(ids: Tensor, key_ids: Tensor) -> Float[Tensor, ""]:
 
 
 TILE_OBJECTIVES: dict[str, type] = {"tile_contrast": TileContrast}
+
+
+def build_tile_objective(options: Mapping[str, Any], network: nn.Module, features: int) -> Any:
+    """Build the pretext task called `options["name"]`; the others are its keyword arguments.
+
+    It has `network`, `jitter` and what `fit` asks of a model. Raises MedclError.
+    """
+    name = str(options["name"])
+    kind: Any = resolve(TILE_OBJECTIVES, name, "objective for tiles")
+    given = {key: value for key, value in options.items() if key != "name"}
+    return kind(network, features, **check(kind, given, f"objective {name}"))
