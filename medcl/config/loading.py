@@ -42,9 +42,7 @@ def kind_of(source: str | Path | Mapping[str, Any]) -> str:
     raw = source if isinstance(source, Mapping) else _read(str(source))
     kind = raw.get("kind", "volumes")
     if kind not in KINDS:
-        raise ConfigError(
-            f"kind: no such kind of study: {kind!r}{suggest(str(kind), list(KINDS))}"
-        )
+        raise ConfigError(f"kind: no such kind of study: {kind!r}{suggest(str(kind), list(KINDS))}")
     return str(kind)
 
 

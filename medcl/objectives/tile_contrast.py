@@ -1,6 +1,6 @@
 r"""Contrast of tiles: two changed views of a tile are alike, those of other tiles are not.
 
-With z the projection of a view's feature vector, 2n views of n tiles and s(a, b) = cos(z_a, z_b) / t:
+With z the projection of a view's feature vector, 2n views of n tiles, s(a, b) = cos(z_a, z_b) / t:
 
     L = 1/(2n) sum_a -log[ exp s(a, a') / ( exp s(a, a') + sum_{b of another tile} exp s(a, b) ) ]
 

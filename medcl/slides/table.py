@@ -110,9 +110,7 @@ def _slide(row: Mapping[str, Any], root: Path) -> Slide:
             microns = 0.0
         if not microns > 0:
             raise ValueError(f"microns_per_pixel '{given['microns_per_pixel']}' is no size")
-    places = {
-        name: str(root / given[name]) if given[name] else None for name in ("mask", "truth")
-    }
+    places = {name: str(root / given[name]) if given[name] else None for name in ("mask", "truth")}
     return Slide(
         given["slide"],
         str(root / given["path"]),
@@ -150,9 +148,7 @@ def deal(slides: Sequence[Slide], classes: Sequence[str], settings: Folds) -> di
 
     def order(group: str) -> tuple[int, bytes]:
         """Rare classes first, so that the common ones even out the sizes."""
-        highest = max(
-            classes.index(label_of[p]) if label_of[p] else -1 for p in members[group]
-        )
+        highest = max(classes.index(label_of[p]) if label_of[p] else -1 for p in members[group])
         digest = hashlib.sha256(f"{settings.seed}/fold/{group}".encode()).digest()
         return -highest, digest
 

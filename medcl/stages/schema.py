@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> None:
 def generated(root: Path) -> dict[Path, str]:
     """Content of every generated file below `root`."""
     from medcl.networks import NETWORKS
-    from medcl.objectives import OBJECTIVES
     from medcl.networks.tile_encoder import TILE_ENCODERS
+    from medcl.objectives import OBJECTIVES
     from medcl.objectives.tile_contrast import TILE_OBJECTIVES
     from medcl.options import schemas
     from medcl.slides.mil import AGGREGATORS
@@ -50,7 +50,10 @@ def generated(root: Path) -> dict[Path, str]:
         *(_options_table("Network", name, schema) for name, schema in networks.items()),
         _table("Study of slides (`kind: slides`)", _rows(SlideStudy)),
         _table("Dataset of slides", _rows(SlideDataset)),
-        *(_options_table("Objective for tiles", n, schema) for n, schema in tile_objectives.items()),
+        *(
+            _options_table("Objective for tiles", n, schema)
+            for n, schema in tile_objectives.items()
+        ),
         *(_options_table("Encoder of tiles", n, schema) for n, schema in tile_encoders.items()),
         *(_options_table("Aggregator", name, schema) for name, schema in aggregators.items()),
     ]
@@ -91,7 +94,9 @@ def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, 
         else:
             yield path, default, field.description or ""
             lists = dict.fromkeys(("sources", "then"), f"{path}[].")
-            inner = {"arms": f"{path}.NAME.", "encoders": f"{path}.NAME.", **lists}.get(name, f"{path}.")
+            inner = {"arms": f"{path}.NAME.", "encoders": f"{path}.NAME.", **lists}.get(
+                name, f"{path}."
+            )
             yield from _rows(section, inner)
 
 

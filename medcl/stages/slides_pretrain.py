@@ -97,9 +97,7 @@ def _pretrained(
     key |= {"network": outputs.content["network"], "seed": args.seed, "fold": args.fold}
     work = work_folder(args.work, key, {"folds": args.folds, "tiles": args.tiles})
     with seeded(seed):
-        objective = build_tile_objective(
-            settings.objective.model_dump(), network, network.features
-        )
+        objective = build_tile_objective(settings.objective.model_dump(), network, network.features)
     pool = _pool(settings, seed, args, work)
     outputs.facts |= {
         "steps": settings.steps,
@@ -125,9 +123,7 @@ def _pretrained(
     return fitted
 
 
-def _pool(
-    settings: TilePretrain, seed: int, args: argparse.Namespace, work: Path
-) -> TilePool:
+def _pool(settings: TilePretrain, seed: int, args: argparse.Namespace, work: Path) -> TilePool:
     """The tiles to train on; made once for a run, whether it is resumed or not."""
     file = work / "pool.h5"
     if not file.exists():

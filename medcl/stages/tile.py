@@ -66,9 +66,7 @@ def _tile(slide: Slide, examined: Path, settings: TileSettings, out: Path) -> di
     return {"status": "ok", "tiles": len(tiles), "colour": colour.tolist()}
 
 
-def mean_colour(
-    thumbnail: np.ndarray, mask: TissueMask, tiles: Tiles
-) -> Float64[np.ndarray, " 3"]:
+def mean_colour(thumbnail: np.ndarray, mask: TissueMask, tiles: Tiles) -> Float64[np.ndarray, " 3"]:
     """Mean colour (0 to 255) of the tiles of a slide, from its thumbnail."""
     begin = np.floor(tiles.coords / mask.scale).astype(int)
     end = np.maximum(np.ceil((tiles.coords + tiles.grid.side) / mask.scale).astype(int), begin + 1)
