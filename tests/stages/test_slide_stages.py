@@ -5,7 +5,6 @@ import csv
 import importlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -118,7 +117,7 @@ def aggregate(root: Path, name: str, fold: int, embedded: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(begun: Path) -> Iterator[Path]:
+def done(begun: Path) -> Path:
     """The whole study, to its report."""
     root = begun
     common = ["--folds", root / "split/folds.csv", "--tiles", root / "tile/tiles.json"]
@@ -142,7 +141,7 @@ def done(begun: Path) -> Iterator[Path]:
     study = load_slide_study(STUDY).model_dump(mode="json")
     write_yaml(root / "config.resolved.yaml", study)
     stage("slides_report", "--study", root / "config.resolved.yaml", "--out", root)
-    yield root
+    return root
 
 
 def test_one_bad_slide_stops_nothing_and_is_named(begun: Path) -> None:
