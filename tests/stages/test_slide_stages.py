@@ -54,13 +54,14 @@ def draw(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(6):
-        image = np.full((256, 256, 3), 245, np.uint8)
-        image[64:192, 32:224] = (200, 120, 180)
-        image[64:192, 32:224] -= rng.integers(0, 50, (128, 192, 1), dtype=np.uint8)
+        image = np.full((512, 512, 3), 245, np.uint8)
+        image[64:448, 64:448] = (200, 120, 180)
+        coarse = rng.integers(0, 50, (24, 24, 1), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+        image[64:448, 64:448] -= coarse
         if number % 2:
-            image[64:128:4, 32:96] = (90, 60, 120)
+            image[128:256:4, 128:256] = (90, 60, 120)
             truth = np.zeros((64, 64), np.uint8)
-            truth[16:32, 8:24] = 1
+            truth[16:32, 16:32] = 1
             write_png(folder / f"t{number}.png", truth)
         write_svs(folder / f"s{number}.svs", image, 20, 0.5)
         truth_file = f"t{number}.png" if number % 2 else ""
