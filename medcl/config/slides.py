@@ -199,7 +199,8 @@ class SlideStudy(Section):
 
     @model_validator(mode="after")
     def primary_exists(self) -> SlideStudy:
-        named = {"encoder": self.encoders, "control": self.encoders, "aggregator": self.aggregators}
+        encoders, aggregators = list(self.encoders), list(self.aggregators)
+        named = {"encoder": encoders, "control": encoders, "aggregator": aggregators}
         for key, known in named.items():
             name = getattr(self.primary, key)
             if name is not None and name not in known:
