@@ -52,7 +52,7 @@ def test_the_kind_of_a_study_chooses_its_keys() -> None:
     assert [kind_of(study()), kind_of({})] == ["slides", "volumes"]
     with pytest.raises(ConfigError, match="no such kind of study: 'slide'; did you mean 'slides'"):
         kind_of({"kind": "slide"})
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="a study of slides, and this takes studies of volumes"):
         load_study(study())
 
 

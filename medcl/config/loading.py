@@ -58,8 +58,10 @@ def _load(
     else:
         file = str(source)
         raw = _read(file)
+    if model is Study and raw.get("kind") == "slides":
+        raise ConfigError(f"{file}: kind: a study of slides, and this takes studies of volumes")
     if model is Study and raw.get("kind") == "volumes":
-        raw.pop("kind")
+        raw = {key: value for key, value in raw.items() if key != "kind"}
     problems: list[str] = []
     dataset_file = file
     if isinstance(raw.get("dataset"), str):
