@@ -87,10 +87,12 @@ class TileContrast(nn.Module):
         if self.queue is not None:
             keys = torch.cat([rows, self.queue.keys.to(rows)])
             key_ids = torch.cat([ids, self.queue.ids])
-        shared = {"ids": ids, "key_ids": key_ids}
-        loss = contrast(rows, keys, positives, temperature=self.temperature, **shared).mean()
+        losses = contrast(
+            rows, keys, positives, temperature=self.temperature, ids=ids, key_ids=key_ids
+        )
+        loss = losses.mean()
         terms: Terms = {
-            "accuracy": accuracy(rows, keys, positives, **shared),
+            "accuracy": accuracy(rows, keys, positives, ids=ids, key_ids=key_ids),
             "chance": _chance(ids, key_ids),
             **collapse_terms(rows.detach()),
         }
