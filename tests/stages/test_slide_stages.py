@@ -286,3 +286,19 @@ def test_logistic_regression_is_scikit_learns() -> None:
     x = (x - x.mean(0)) / x.std(0)
     expected = LogisticRegression(tol=1e-10, max_iter=1000).fit(x, label).predict_proba(x)
     assert np.allclose(logistic(x, label, x, 3), expected, atol=1e-3)
+
+
+def test_an_encoder_of_ones_own_is_taken_whole(begun: Path, tmp_path: Path) -> None:
+    common = ["--network", json.dumps(ENCODER), "--folds", begun / "split/folds.csv"]
+    common += ["--tiles", begun / "tile/tiles.json", "--work", tmp_path / "work"]
+    stage("slides_pretrain", "--seed", 3, "--out", tmp_path / "mine", *common)
+    given = json.dumps({"weights": str(tmp_path / "mine/encoder.pt")})
+    stage("slides_pretrain", "--settings", given, "--out", tmp_path / "taken", *common)
+    stage("slides_pretrain", "--out", tmp_path / "random", *common)
+    mine, taken, random = (
+        torch.load(tmp_path / name / "encoder.pt", weights_only=True)["weights"]
+        for name in ("mine", "taken", "random")
+    )
+    assert all(torch.equal(mine[name], taken[name]) for name in mine)
+    assert any(not torch.equal(mine[name], random[name]) for name in mine)
+    assert read_json(tmp_path / "taken/summary.json")["transfer"]["share"] == 1.0
