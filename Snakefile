@@ -20,10 +20,13 @@ container: "medcl.sif"
 
 
 wildcard_constraints:
-    arm="|".join(study.study.arms),
+    arm="|".join(study.arms),
+    encoder="|".join(study.arms),
+    aggregator="|".join(study.aggregators),
     labelled=r"\d+",
     replicate=r"\d+",
     seed=r"\d+",
+    fold=r"\d+",
 
 
 onstart:
@@ -32,7 +35,7 @@ onstart:
 
 onerror:
     shell(
-        "python -m medcl report --study {study.root}/config.resolved.yaml --out {study.root} --partial"
+        "python -m medcl {study.report_command} --study {study.root}/config.resolved.yaml --out {study.root} --partial"
     )
 
 
@@ -43,16 +46,22 @@ rule all:
     localrule: True
 
 
-include: "workflow/rules/phantom.smk"
-include: "workflow/rules/ingest.smk"
-include: "workflow/rules/split.smk"
-include: "workflow/rules/plan.smk"
-include: "workflow/rules/preprocess.smk"
-include: "workflow/rules/pretrain.smk"
-include: "workflow/rules/tune.smk"
-include: "workflow/rules/finetune.smk"
-include: "workflow/rules/selftrain.smk"
-include: "workflow/rules/predict.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/bound.smk"
-include: "workflow/rules/report.smk"
+if study.kind == "slides":
+
+    include: "workflow/rules/slides.smk"
+
+else:
+
+    include: "workflow/rules/phantom.smk"
+    include: "workflow/rules/ingest.smk"
+    include: "workflow/rules/split.smk"
+    include: "workflow/rules/plan.smk"
+    include: "workflow/rules/preprocess.smk"
+    include: "workflow/rules/pretrain.smk"
+    include: "workflow/rules/tune.smk"
+    include: "workflow/rules/finetune.smk"
+    include: "workflow/rules/selftrain.smk"
+    include: "workflow/rules/predict.smk"
+    include: "workflow/rules/evaluate.smk"
+    include: "workflow/rules/bound.smk"
+    include: "workflow/rules/report.smk"

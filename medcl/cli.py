@@ -19,6 +19,16 @@ STAGES = {
     "predict": "write label maps on the original grid, of a study or of new scans",
     "evaluate": "measure predictions against references",
     "report": "write the answer as one HTML page",
+    "slides-phantom": "write the synthetic slides of the default slide study",
+    "slides-ingest": "examine every slide: file, scale, tissue",
+    "slides-split": "deal the patients to folds; audit for leakage",
+    "tile": "lay tiles over every usable slide",
+    "slides-pretrain": "make an encoder of tiles: by contrast, from a file, or random",
+    "embed": "write the feature vectors of all tiles",
+    "mil": "train an aggregator on features, and predict the other slides",
+    "slides-evaluate": "measure an aggregator's predictions by patient",
+    "heatmap": "draw what a model looked at",
+    "slides-report": "write the answer of a slide study as one HTML page",
     "estimate": "say what a study will cost, before it is run",
     "schema": "regenerate the JSON Schemas and the key table",
     "clean": "remove what can be remade from a study's results",
@@ -39,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, text in STAGES.items():
         command = commands.add_parser(name, help=text, description=text)
         if name == called:
-            stage = importlib.import_module(f"medcl.stages.{name}")
+            stage = importlib.import_module(f"medcl.stages.{name.replace('-', '_')}")
             stage.add_arguments(command)
     parsed = parser.parse_args(arguments)
     assert stage is not None

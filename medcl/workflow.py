@@ -20,9 +20,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medcl.config import ConfigError, Study, load_study
+from medcl.config import ConfigError, Study, kind_of, load_slide_study, load_study
 from medcl.files import sha256_of, write_text, write_yaml
 from medcl.study import projection, protocol
+from medcl.study.slides_flow import SlideFlow
 
 SUMMARY = "summary.json"
 
@@ -76,6 +77,14 @@ class Flow:
 
     study: Study
     files: tuple[str, ...] = ()
+
+    kind = "volumes"
+    report_command = "report"
+    aggregators = ("none",)
+
+    @property
+    def arms(self) -> list[str]:
+        return list(self.study.arms)
 
     @cached_property
     def root(self) -> str:
@@ -137,7 +146,7 @@ class Flow:
         """The model that labels the pool for a run that trains itself."""
         return f"{self.root}/{self.row_of(wildcards).teacher}/model.pt"
 
-    def arms(self, *, selftrain: bool) -> str:
+    def arms_of(self, *, selftrain: bool) -> str:
         """Regular expression of the arms a rule makes; of none, one that never matches."""
         found = [n for n, arm in self.study.arms.items() if bool(arm.selftrain) == selftrain]
         return "|".join(found) or "(?!)"
@@ -224,8 +233,7 @@ class Flow:
     def write_resolved(self) -> None:
         """Write the study with every default, and what the user typed, beside its results."""
         write_yaml(f"{self.root}/config.resolved.yaml", self.study.model_dump(mode="json"))
-        command = " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
-        write_text(f"{self.root}/command.txt", command + "\n")
+        write_text(f"{self.root}/command.txt", _typed() + "\n")
         protocol.write_table(f"{self.root}/protocol.csv", self.study)
         print(f"{projection.sentence(self.study)}; `medcl estimate` says how long that takes")
 
@@ -235,17 +243,25 @@ def flow(
     files: Sequence[Any],
     overrides: Mapping[str, Any],
     base: str | Path,
-) -> Flow:
+) -> Flow | SlideFlow:
     """Check the command line and the configuration; ConfigError names every problem."""
     check_command_line(sys.argv, overrides, Path(base))
     names = tuple(os.path.relpath(str(file)) for file in files)
     try:
-        return Flow(load_study(config, file=" + ".join(names) or "config"), names)
+        file = " + ".join(names) or "config"
+        if kind_of(config) == "slides":
+            return SlideFlow(load_slide_study(config, file=file), min(1, gpus()), _typed())
+        return Flow(load_study(config, file=file), names)
     except ConfigError as error:
         # Snakemake shows a traceback for anything but its own errors.
         from snakemake.exceptions import WorkflowError
 
         raise WorkflowError(f"the configuration has problems:\n{error}") from None
+
+
+def _typed() -> str:
+    """What the user typed."""
+    return " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
 
 
 def _files_below(folder: str) -> list[str]:

@@ -2,7 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from medcl.config import ConfigError, Finetune, load_section, load_study
+from medcl.config import (
+    ConfigError,
+    Finetune,
+    kind_of,
+    load_section,
+    load_slide_study,
+    load_study,
+)
 from medcl.stages.schema import generated
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +86,11 @@ def test_steps_may_grow_with_the_labels() -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config" / "datasets").glob("*.yaml")), ids=str)
 def test_every_shipped_dataset_is_valid(file: Path) -> None:
-    load_study(study(dataset=str(file)))
+    if file.stem.startswith("slides"):
+        rest = {"encoders": {"random": {}}, "aggregators": {"mean": "mean"}}
+        load_slide_study({"kind": "slides", "study": "s", "dataset": str(file)} | rest)
+    else:
+        load_study(study(dataset=str(file)))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +99,8 @@ def test_every_shipped_dataset_is_valid(file: Path) -> None:
     ids=str,
 )
 def test_every_shipped_study_is_valid(file: Path) -> None:
-    load_study(file)
+    load = load_slide_study if kind_of(file) == "slides" else load_study
+    load(file)
 
 
 def test_schemas_and_key_table_are_what_the_models_generate() -> None:

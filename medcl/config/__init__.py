@@ -19,9 +19,20 @@ from medcl.config.base import (
     Voxels,
 )
 from medcl.config.dataset import Dataset, Dicom, Intensity, PhantomKeys, PlanKeys, Source
-from medcl.config.loading import load_section, load_study
+from medcl.config.loading import kind_of, load_section, load_slide_study, load_study
 from medcl.config.options import SCHEMAS
 from medcl.config.protocol import Bound, Primary, Tune, origin_of
+from medcl.config.slides import (
+    Folds,
+    Mil,
+    SlideDataset,
+    SlideEncoder,
+    SlidePhantom,
+    SlideStudy,
+    TileKeys,
+    TilePretrain,
+    TissueKeys,
+)
 from medcl.config.study import (
     Arm,
     Evaluate,
@@ -49,7 +60,9 @@ __all__ = [
     "Dicom",
     "Evaluate",
     "Finetune",
+    "Folds",
     "Intensity",
+    "Mil",
     "Modality",
     "Name",
     "Network",
@@ -65,14 +78,23 @@ __all__ = [
     "Section",
     "Selftrain",
     "Share",
+    "SlideDataset",
+    "SlideEncoder",
+    "SlidePhantom",
+    "SlideStudy",
     "Source",
     "Split",
     "Study",
+    "TileKeys",
+    "TilePretrain",
+    "TissueKeys",
     "Training",
     "Triple",
     "Tune",
     "Voxels",
+    "kind_of",
     "load_section",
+    "load_slide_study",
     "load_study",
     "origin_of",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +11,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from medcl.config.base import ConfigError
-from medcl.config.messages import problems_of
-from medcl.config.options import SCHEMAS, option_problems
+from medcl.config.messages import problems_of, suggest
+from medcl.config.options import SCHEMAS, option_problems, slide_option_problems
+from medcl.config.slides import SlideStudy
 from medcl.config.study import Study
 from medcl.files import read_yaml
 
 S = TypeVar("S", bound=BaseModel)
+KINDS = ("volumes", "slides")
 
 
 def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = None) -> Study:
@@ -25,12 +27,41 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
     Raises ConfigError with every problem of the study, of its dataset file and of the options of
     its objectives and network, one a line.
     """
+    return _load(Study, source, file, option_problems)
+
+
+def load_slide_study(
+    source: str | Path | Mapping[str, Any], *, file: str | None = None
+) -> SlideStudy:
+    """The same for a study of slides (`kind: slides`)."""
+    return _load(SlideStudy, source, file, slide_option_problems)
+
+
+def kind_of(source: str | Path | Mapping[str, Any]) -> str:
+    """`volumes` or `slides`; ConfigError for anything else."""
+    raw = source if isinstance(source, Mapping) else _read(str(source))
+    kind = raw.get("kind", "volumes")
+    if kind not in KINDS:
+        raise ConfigError(f"kind: no such kind of study: {kind!r}{suggest(str(kind), list(KINDS))}")
+    return str(kind)
+
+
+def _load(
+    model: type[S],
+    source: str | Path | Mapping[str, Any],
+    file: str | None,
+    option_problems: Callable[[Mapping[str, Any]], Iterable[str]],
+) -> S:
     if isinstance(source, Mapping):
         raw: Any = dict(source)
         file = file or "configuration"
     else:
         file = str(source)
         raw = _read(file)
+    if model is Study and raw.get("kind") == "slides":
+        raise ConfigError(f"{file}: kind: a study of slides, and this takes studies of volumes")
+    if model is Study and raw.get("kind") == "volumes":
+        raw = {key: value for key, value in raw.items() if key != "kind"}
     problems: list[str] = []
     raw, files = _with_datasets(raw, file, problems)
     unread = {key for key, found in _datasets(raw) if isinstance(found, str)}
@@ -42,9 +73,9 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
         raw = {**raw, "dataset": dataset}
     study = None
     try:
-        study = Study.model_validate(raw)
+        study = model.model_validate(raw)
     except ValidationError as error:
-        for line in problems_of(Study, error):
+        for line in problems_of(model, error):
             if line.partition(":")[0] in unread:
                 continue  # said already: its file could not be read
             key = next((key for key in files if line.startswith(f"{key}.")), None)

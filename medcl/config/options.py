@@ -30,6 +30,21 @@ def option_problems(raw: Mapping[str, Any]) -> Iterator[str]:
         yield from _check_options("network", raw["network"], "networks.json")
 
 
+def slide_option_problems(raw: Mapping[str, Any]) -> Iterator[str]:
+    """The same for a study of slides."""
+    if "encoder" in raw:
+        yield from _check_options("encoder", raw["encoder"], "tile_encoders.json")
+    encoders = raw.get("encoders")
+    for name, encoder in encoders.items() if isinstance(encoders, Mapping) else ():
+        pretrain = encoder.get("pretrain") if isinstance(encoder, Mapping) else None
+        if isinstance(pretrain, Mapping) and "objective" in pretrain:
+            where = f"encoders.{name}.pretrain.objective"
+            yield from _check_options(where, pretrain["objective"], "tile_objectives.json")
+    aggregators = raw.get("aggregators")
+    for name, options in aggregators.items() if isinstance(aggregators, Mapping) else ():
+        yield from _check_options(f"aggregators.{name}", options, "aggregators.json")
+
+
 def _check_options(where: str, given: Any, schema_file: str) -> Iterator[str]:
     if not (SCHEMAS / schema_file).exists():
         return

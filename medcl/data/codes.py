@@ -265,6 +265,8 @@ CODES: dict[str, dict[str, Code]] = {
         "empty": Code(
             E, "no tissue was found", "give a mask, or lower `saturation` or `piece_mm2`"
         ),
+        "no_tiles": Code(E, "no tile has enough tissue", "lower `least_tissue` or `tile`"),
+        "missing_truth": Code(W, "no truth to compare tiles with", "mend the column `truth`"),
         "pen_marks": Code(W, "marker ink, left out", "set `pen: false` if it is stain"),
         "smooth": Code(
             W,

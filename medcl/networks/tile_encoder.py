@@ -9,8 +9,8 @@ CVPR 2016, arXiv:1512.03385, in MONAI's implementation, without weights from els
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from medcl.config import Count
 from medcl.contrast.gather import GatheredNorm
 from medcl.networks.base import Network
 from medcl.networks.unet import strided_encoder, widths
+from medcl.options import check, resolve
 
 CENTRE, SCALE = 0.5, 0.25
 COLOURS = 3
@@ -102,6 +103,17 @@ class TileResNet(nn.Module):
 
 
 TILE_ENCODERS: dict[str, type] = {"narrow": NarrowTileEncoder, "resnet": TileResNet}
+
+
+def build_tile_encoder(options: Mapping[str, Any]) -> Any:
+    """Build the encoder called `options["name"]`; the others are its keyword arguments.
+
+    It maps (B, 3, h, w) to (B, D) and has D as `features`. Raises MedclError.
+    """
+    name = str(options["name"])
+    kind = resolve(TILE_ENCODERS, name, "encoder of tiles")
+    given = {key: value for key, value in options.items() if key != "name"}
+    return kind(**check(kind, given, f"encoder {name}"))
 
 
 def _gather_norms(module: nn.Module) -> None:

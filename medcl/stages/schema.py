@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medcl.config import Dataset, Finetune, Study
+from medcl.config import Dataset, Finetune, SlideDataset, SlideStudy, Study
 from medcl.data.codes import CODES, Code
 from medcl.files import write_text
 
@@ -33,10 +33,15 @@ def run(args: argparse.Namespace) -> None:
 def generated(root: Path) -> dict[Path, str]:
     """Content of every generated file below `root`."""
     from medcl.networks import NETWORKS
+    from medcl.networks.tile_encoder import TILE_ENCODERS
     from medcl.objectives import OBJECTIVES
+    from medcl.objectives.tile_contrast import TILE_OBJECTIVES
     from medcl.options import schemas
+    from medcl.slides.mil import AGGREGATORS
 
     objectives, networks = schemas(OBJECTIVES), schemas(NETWORKS)
+    tile_objectives, tile_encoders = schemas(TILE_OBJECTIVES), schemas(TILE_ENCODERS)
+    aggregators = schemas(AGGREGATORS)
     schema_folder = root / "workflow" / "schemas"
     readme = root / "config" / "README.md"
     tables = [
@@ -44,12 +49,25 @@ def generated(root: Path) -> dict[Path, str]:
         _table("Dataset (`config/datasets/*.yaml`)", _rows(Dataset)),
         *(_options_table("Objective", name, schema) for name, schema in objectives.items()),
         *(_options_table("Network", name, schema) for name, schema in networks.items()),
+        _table("Study of slides (`kind: slides`)", _rows(SlideStudy)),
+        _table("Dataset of slides", _rows(SlideDataset)),
+        *(
+            _options_table("Objective for tiles", n, schema)
+            for n, schema in tile_objectives.items()
+        ),
+        *(_options_table("Encoder of tiles", n, schema) for n, schema in tile_encoders.items()),
+        *(_options_table("Aggregator", name, schema) for name, schema in aggregators.items()),
     ]
     return {
         schema_folder / "study.json": _json(Study.model_json_schema()),
         schema_folder / "dataset.json": _json(Dataset.model_json_schema()),
         schema_folder / "objectives.json": _json(objectives),
         schema_folder / "networks.json": _json(networks),
+        schema_folder / "slide_study.json": _json(SlideStudy.model_json_schema()),
+        schema_folder / "slide_dataset.json": _json(SlideDataset.model_json_schema()),
+        schema_folder / "tile_objectives.json": _json(tile_objectives),
+        schema_folder / "tile_encoders.json": _json(tile_encoders),
+        schema_folder / "aggregators.json": _json(aggregators),
         readme: _between(
             _between(readme.read_text(encoding="utf-8"), BEGIN, "\n".join(tables), END),
             CODES_BEGIN,
@@ -81,14 +99,14 @@ def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, 
         )
         if section is None:
             yield path, default, field.description or ""
-        elif section is Dataset:
+        elif section in (Dataset, SlideDataset):
             yield path, default, f"{field.description}; see below"
         elif section is Finetune and prefix:
             yield path, default, field.description or ""
         else:
             yield path, default, field.description or ""
             lists = dict.fromkeys(("sources", "then"), f"{path}[].")
-            named = dict.fromkeys(("arms", "channel_intensity"), f"{path}.NAME.")
+            named = dict.fromkeys(("arms", "channel_intensity", "encoders"), f"{path}.NAME.")
             inner = {**named, **lists}.get(name, f"{path}.")
             yield from _rows(section, inner)
 

@@ -16,7 +16,7 @@ rule finetune:
     benchmark:
         f"{study.root}/benchmark/finetune.{{arm}}.n{{labelled}}.r{{replicate}}.tsv"
     wildcard_constraints:
-        arm=study.arms(selftrain=False),
+        arm=study.arms_of(selftrain=False),
     threads: study.threads
     resources:
         mem_mb=16000,

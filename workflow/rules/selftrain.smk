@@ -15,7 +15,7 @@ rule selftrain:
     benchmark:
         f"{study.root}/benchmark/finetune.{{arm}}.n{{labelled}}.r{{replicate}}.tsv"
     wildcard_constraints:
-        arm=study.arms(selftrain=True),
+        arm=study.arms_of(selftrain=True),
     threads: study.threads
     resources:
         mem_mb=16000,

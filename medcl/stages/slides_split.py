@@ -1,0 +1,74 @@
+"""Deal the patients to folds, and audit for leakage."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from medcl.config import Folds, load_section
+from medcl.errors import MedclError
+from medcl.files import read_json, write_json
+from medcl.slides.table import deal, labels_of, read_slides, write_folds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--settings", default="{}", help="`folds` section: YAML text or file")
+    parser.add_argument("--classes", required=True, nargs="+", help="classes of the dataset")
+    parser.add_argument("--slides", required=True, help="slides.csv of slides-ingest")
+    parser.add_argument("--findings", required=True, help="ingest.json of slides-ingest")
+    parser.add_argument("--out", required=True, help="folder of folds.csv and audit.json")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write audit.json, then folds.csv; one slide in two folds stops before it."""
+    settings = load_section(Folds, args.settings)
+    slides, out = read_slides(args.slides), Path(args.out)
+    fold_of = deal(slides, args.classes, settings)
+    digests = {item["case"]: item["sha256"] for item in read_json(args.findings)["slides"]}
+    duplicates = twice(
+        {one.slide: (digests[one.slide], one.patient, fold_of[one.patient]) for one in slides}
+    )
+    leaking = [found for found in duplicates if len(set(found["folds"])) > 1]
+    label_of = labels_of(slides, args.classes)
+    audit = {
+        "folds": settings.count,
+        "by": settings.by,
+        "patients": len(fold_of),
+        "by_fold": [
+            Counter(label_of[p] or "no label" for p, f in fold_of.items() if f == fold)
+            for fold in range(settings.count)
+        ],
+        "duplicates": duplicates,
+    }
+    write_json(out / "audit.json", audit)
+    if leaking:
+        write_json(out / "audit.stopped.json", audit)
+        first = leaking[0]
+        raise MedclError(
+            f"leakage: the same file is slide {' and '.join(first['slides'])} of patients "
+            f"{' and '.join(first['patients'])}, in folds {first['folds']}; remove all but one, "
+            f"or name one patient (written to {out / 'audit.stopped.json'})"
+        )
+    (out / "audit.stopped.json").unlink(missing_ok=True)
+    write_folds(out / "folds.csv", slides, fold_of)
+    print(
+        f"slides-split: {len(slides)} slides of {len(fold_of)} patients in {settings.count} folds"
+    )
+
+
+def twice(known: dict[str, tuple[str, str, int]]) -> list[dict[str, Any]]:
+    """Slides whose files are equal: (hash, patient, fold) of each slide."""
+    by_digest: dict[str, list[str]] = {}
+    for slide, (digest, _, _) in known.items():
+        by_digest.setdefault(digest, []).append(slide)
+    return [
+        {
+            "slides": names,
+            "patients": [known[name][1] for name in names],
+            "folds": [known[name][2] for name in names],
+        }
+        for names in by_digest.values()
+        if len(names) > 1
+    ]

@@ -1,0 +1,32 @@
+"""The workflow of slides: what a dry run plans."""
+
+from micro import ROOT, snakemake
+
+from medcl.config import load_slide_study
+from medcl.files import read_yaml
+from medcl.study.slides_flow import SlideFlow
+
+FILE = "config/studies/slides.yaml"
+
+
+def test_a_dry_run_of_the_slide_study_plans_every_stage_and_fold() -> None:
+    done = snakemake("-n", "--forceall", "--configfile", str(ROOT / FILE))
+    jobs = dict(
+        line.split()
+        for line in done.stdout.partition("Job stats:")[2].splitlines()
+        if len(line.split()) == 2 and line.split()[1].isdigit()
+    )
+    study = load_slide_study(read_yaml(ROOT / FILE))
+    models = len(study.encoders) * len(study.aggregators)
+    assert int(jobs["mil"]) == models * study.folds.count * study.seeds
+    assert int(jobs["embed"]) == 1 + study.folds.count  # random weights serve all folds
+    assert int(jobs["slides_evaluate"]) == models
+    assert int(jobs["heatmap"]) == study.folds.count
+    for rule in ("slides_phantom", "slides_ingest", "slides_split", "tile", "slides_report"):
+        assert jobs[rule] == "1", rule
+
+
+def test_rules_get_their_own_section_alone() -> None:
+    flow = SlideFlow(load_slide_study(read_yaml(ROOT / FILE)))
+    assert "tiles" not in flow.dataset(None)
+    assert "seeds" not in flow.mil(None)
