@@ -27,7 +27,8 @@ from medcl.slides.mil import Aggregator, build
 from medcl.slides.mil.bags import Bags, InMemory, whole
 from medcl.training.devices import Place
 from medcl.training.fit import fit
-from medcl.training.run import seed_of, seeded
+from medcl.training.run import seeded
+from medcl.training.seeds import seed_of
 
 BAGS, LENGTH, POSITIVES, TRAINING_IMAGES = 200, 10, 2, 1000
 METHODS: dict[str, dict[str, Any]] = {

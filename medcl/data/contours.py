@@ -9,6 +9,7 @@ Every plane of the image takes the contours of the nearest drawn plane within ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -21,6 +22,7 @@ from medcl.data.structures import Canvas
 from medcl.data.volume import LPS_TO_RAS, Volume, VolumeError
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+HALF_WAY = 1e-3  # slices
 ROUNDING = 4  # decimals of a voxel: contours through voxel centres must not hang on the last bit
 FLAT = 0.25  # slices; a contour that leaves its plane further was drawn on other planes
 SAME_PLANE = 0.05  # slices
@@ -131,7 +133,8 @@ def _by_plane(
         drawn.setdefault(key, []).append(polygon[:, :2])
     nearest: dict[int, float] = {}
     for height in drawn:
-        plane = round(height)
+        # Contours half a slice off go one way, all of them, however their heights are rounded.
+        plane = math.floor(height + 0.5 + HALF_WAY)
         if plane not in nearest or abs(height - plane) < abs(nearest[plane] - plane):
             nearest[plane] = height
     return {plane: drawn[height] for plane, height in nearest.items()}

@@ -66,7 +66,8 @@ def _are_copies(
     nearest = np.maximum(known_a, known_b)
     alone = np.isinf(nearest)
     stands_out = 1 - similarity <= STANDS_OUT * (1 - np.where(alone, 0, nearest))
-    return np.where(alone, similarity >= ALONE, (similarity >= ALIKE) & stands_out)
+    # Several copies of one image hide each other from `stands_out`, but nothing else is so alike.
+    return (similarity >= ALONE) | (~alone & (similarity >= ALIKE) & stands_out)
 
 
 def _neighbours(

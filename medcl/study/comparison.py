@@ -150,20 +150,30 @@ def difference_of(
     results: Results, arm: str, labelled: int, control: str | None, *, weights: str = "last",
     metric: str = "dice", name: str | None = None,
 ) -> Estimate | None:  # fmt: skip
-    """Paired difference to `control`; None for the control itself and where there is none.
+    """Paired difference to `control`; None for the control itself and where there is none."""
+    if control is None or arm == control:
+        return None
+    given = {"weights": weights, "metric": metric}
+    table = difference_table(results, arm, labelled, control, name=name, **given)
+    return estimate(table, results.test_subjects)
+
+
+def difference_table(
+    results: Results, arm: str, labelled: int, control: str, *, weights: str = "last",
+    metric: str = "dice", name: str | None = None,
+) -> Float[np.ndarray, "R C"]:  # fmt: skip
+    """Difference to `control` of each replicate and test case.
 
     The mean over the classes that are defined for both: an arm that finds a class the other has
     lost is not charged for its distances there.
     """
-    if control is None or arm == control:
-        return None
     names = [name] if name is not None else list(results.study.dataset.classes)
     differences = []
     for one in names:
         given = {"weights": weights, "metric": metric, "name": one}
         mine = case_table(results, arm, labelled, **given)
         differences.append(mine - case_table(results, control, labelled, **given))
-    return estimate(_mean_known(np.stack(differences)), results.test_subjects)
+    return _mean_known(np.stack(differences))
 
 
 def _mean_known(values: Float[np.ndarray, "K R C"]) -> Float[np.ndarray, "R C"]:

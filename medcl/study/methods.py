@@ -97,6 +97,7 @@ def _tuning(tuning: Finetune, study: Study, results: Results) -> str:
     counts = listed(study.labelled)
     steps = [f"{tuning.steps_for(n)} steps with {n}" for n in study.labelled]
     same = len({tuning.steps_for(n) for n in study.labelled}) == 1
+    rate = "" if study.tune else f"peak learning rate {tuning.learning_rate:g}, "
     length = f"{tuning.steps_for(study.labelled[0])} steps" if same else listed(steps)
     text = (
         f"Segmentation networks ({described(study.network)}) were trained with {counts} labelled "
@@ -104,8 +105,8 @@ def _tuning(tuning: Finetune, study: Study, results: Results) -> str:
         f"{plural(study.replicates, 'replicate')} each. Replicate r takes its labelled subjects "
         "from the front of seeded order r, so that smaller subsets lie inside larger ones, and has "
         f"its own training seed; {_differ(study)} "
-        f"Training took {length} of batch {tuning.batch} with AdamW (peak learning rate "
-        f"{tuning.learning_rate:g}, weight decay {tuning.weight_decay:g}, warm-up "
+        f"Training took {length} of batch {tuning.batch} with AdamW ({rate}"
+        f"weight decay {tuning.weight_decay:g}, warm-up "
         f"{100 * tuning.warmup:g} % of the steps, cosine decay), Dice loss and cross-entropy with "
         f"every class weighted {tuning.foreground_weight:g} times the background"
     )

@@ -8,12 +8,13 @@ import numpy as np
 
 from medcl.study import prose, protocol
 from medcl.study.cells import WHO, estimated, p_cell, rules_of, scaled
-from medcl.study.comparison import Comparison, case_table, lost_classes
+from medcl.study.comparison import Comparison, difference_table, lost_classes
 from medcl.study.cost import costs
 from medcl.study.measures import MEASURES
 from medcl.study.prose import NONE
 from medcl.study.resampling import SEED, bootstrap, wilcoxon
 from medcl.study.results import OK, Results
+from medcl.study.statistics import by_subject
 from medcl.study.tables import Cell, Column, Number, Table
 
 
@@ -111,10 +112,10 @@ def variance(results: Results, comparisons: Sequence[Comparison]) -> Table:
         found = item.difference
         if found is None or found.spread is None or item.control is None:
             continue
-        mine, other = (
-            case_table(results, one, item.labelled, **given) for one in (item.arm, item.control)
+        table = _complete(
+            difference_table(results, item.arm, item.labelled, item.control, **given),
+            results.test_subjects,
         )
-        table = _complete(mine - other)
         low, high = bootstrap(table, np.random.default_rng(SEED))
         spread = (found.spread.replicate, found.spread.case, found.spread.residual)
         rows.append(
@@ -179,10 +180,12 @@ def cost(results: Results) -> Table:
     return Table("cost", caption, columns, rows)
 
 
-def _complete(values: np.ndarray) -> np.ndarray:
-    """Without replicates that have no value, then without cases that have a gap."""
+def _complete(values: np.ndarray, subjects: Sequence[str]) -> np.ndarray:
+    """By subject, without replicates that have no value, then without cases that have a gap."""
     rows = values[~np.isnan(values).all(axis=1)]
-    return rows[:, ~np.isnan(rows).any(axis=0)]
+    kept = ~np.isnan(rows).any(axis=0)
+    names = [name for name, keep in zip(subjects, kept, strict=True) if keep]
+    return by_subject(rows[:, kept], names) if names else rows[:, kept]
 
 
 def _holm(item: Comparison) -> Cell:

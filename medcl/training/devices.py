@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import fcntl
 import os
@@ -52,6 +53,7 @@ def place(threads: int) -> Place:
         torch.cuda.set_device(device)
     if world > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if cuda else "gloo")
+        atexit.register(distributed.destroy_process_group)
     return Place(device, rank, world)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ def work_folder(base: str | Path, key: Mapping[str, Any], files: Mapping[str, st
     base = Path(base)
     if base.is_dir():
         for other in base.iterdir():
-            if other.name != name and any(other.rglob("state.pt")):
+            ours = re.fullmatch("[0-9a-f]{16}", other.name)
+            if ours and other.name != name and any(other.rglob("state.pt")):
                 shutil.rmtree(other)
     folder = base / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,8 @@ queue.push(mine[:2, :, 0], torch.arange(8)[rank::world][:2])
 found |= {"keys": queue.keys[:2 * world], "ids": queue.ids}
 if rank == 0:
     torch.save(found, out)
+distributed.barrier()  # nobody leaves while another still talks to it
+distributed.destroy_process_group()
 """
 
 

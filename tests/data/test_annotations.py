@@ -126,6 +126,12 @@ def test_planes_drawn_closer_than_the_slices_do_not_cancel_out(tmp_path, series)
     assert array.sum(axis=(0, 1)).tolist() == [0, 4 * 3, 4 * 5, 0]  # of the nearest each
 
 
+def test_contours_half_a_slice_off_lose_no_plane(tmp_path, series) -> None:
+    boxes = [square(0.5, 0.5, 4.5, 3.5, plane) for plane in (-0.5, 0.49999, 1.5, 2.50001)]
+    array = draw(tmp_path, series, {"GTV": boxes}).label.array[0]
+    assert array.sum(axis=(0, 1)).tolist() == [12, 12, 12, 12]
+
+
 def test_a_skipped_plane_is_told(tmp_path, series) -> None:
     boxes = [square(0.5, 0.5, 4.5, 3.5, plane) for plane in (0, 2)]
     assert "contours_with_gaps" in told(draw(tmp_path, series, {"GTV": boxes}), "warning")

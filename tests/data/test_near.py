@@ -57,6 +57,14 @@ def test_several_copies_are_found_with_few_and_with_many_others():
         assert [(i, j) for i, j, _ in found] == [(0, 1), (0, 2), (1, 2)]
 
 
+def test_many_copies_of_one_image_do_not_hide_each_other():
+    seeds = [7] * 8 + list(range(20, 50))
+    pictures = np.stack([picture(blobs(seed)) for seed in seeds])
+    found = near_duplicates(pictures, [f"p{k}" for k in range(len(seeds))])
+    assert found
+    assert {case for i, j, _ in found for case in (i, j)} <= set(range(8))
+
+
 def test_flat_pictures_are_like_nothing():
     pictures = np.stack([np.zeros((16, 16, 16), np.int8)] * 3 + [picture(blobs(1))])
     assert near_duplicates(pictures, ["a", "b", "c", "d"]) == []

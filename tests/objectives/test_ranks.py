@@ -52,6 +52,8 @@ for matcher, step in (("affine", 0), ("nearest", 1)):
     found[f"table {matcher}"] = matching.shifts
 if rank == 0:
     torch.save(found, folder + f"/{world}.pt")
+distributed.barrier()  # nobody leaves while another still talks to it
+distributed.destroy_process_group()
 """
 
 CASES = [(name, given) for name in OBJECTIVES for given in OPTIONS[name]]

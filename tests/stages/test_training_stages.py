@@ -245,3 +245,15 @@ def test_a_probe_is_a_model_that_predicts_and_leaves_the_network_as_it_was(
     weights = checkpoint.load(encoder)["network_weights"]
     state = network.state_dict()
     assert torch.equal(state["network.down.0.0.0.weight"], weights["down.0.0.0.weight"])
+
+
+def test_the_state_of_a_run_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    old = work_folder(tmp_path, {"a": 1}, {})
+    (old / "round0").mkdir()
+    (old / "round0/state.pt").touch()
+    mine = tmp_path / "my_own"
+    mine.mkdir()
+    (mine / "state.pt").touch()
+    work_folder(tmp_path, {"a": 2}, {})
+    assert not old.exists()
+    assert mine.exists()
