@@ -164,8 +164,20 @@ def _merged(found: Mapping[str, Sequence[Entry]], channels: Channels) -> Entry:
             told = f"{entries[0].label}: was drawn on {name}, not on {names[reference]}; not used"
             remedy = f"set `reference: {name}`, or remove it"
             entry = entry.but(Finding("label_of_other_channel", "warning", told, remedy))
+    for same in _sharing(files):
+        told = f"{entry.case}: one image fits channels {' and '.join(same)}"
+        remedy = "make what `images` says of these channels narrower"
+        entry = entry.but(Finding("channel_used_twice", "error", told, remedy))
     missing = [name for name in names if name not in found]
     return entry.but(_missing(entry, missing)) if missing else entry
+
+
+def _sharing(files: Sequence[ChannelFile]) -> list[list[str]]:
+    """Names of the channels that one image would fill together."""
+    by_image: dict[Hashable, list[str]] = {}
+    for file in files:  # volumes of one series lie in the same folder
+        by_image.setdefault(id(file.series) if file.series else file.path, []).append(file.name)
+    return [names for names in by_image.values() if len(names) > 1]
 
 
 def _missing(entry: Entry, names: Sequence[str]) -> Finding:

@@ -49,6 +49,9 @@ CODES: dict[str, dict[str, Code]] = {
         "missing_channel": Code(
             E, "a case lacks one of `channels`", "supply it, or take it out of `channels`"
         ),
+        "channel_used_twice": Code(
+            E, "one image would fill two channels", "make `images` narrower"
+        ),
         "several_channels": Code(
             E, "several images for one channel of a case", "make `images` narrower"
         ),

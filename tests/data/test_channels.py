@@ -213,6 +213,14 @@ def test_two_files_for_one_channel_are_refused(tmp_path):
     assert "2 images fit channel T2 of a" in found.findings[0].message
 
 
+def test_one_file_never_fills_two_channels(tmp_path):
+    touch(tmp_path, "a/x_t1.nii", "a/x_t1c.nii", "b/x_t1c.nii")
+    images = {"T2": "{subject}/*_t1*.nii", "ADC": "{subject}/*_t1c*.nii"}
+    found = listed(tmp_path, layout="folders", images=images)
+    assert codes(found["b"]) == ["channel_used_twice"]
+    assert codes(found["a"]) == ["several_channels"]
+
+
 def test_a_table_has_a_column_for_each_channel(tmp_path):
     (tmp_path / "t.csv").write_text("subject,t2,ADC,label,site\na,x/t.nii,x/a.nii,x/l.nii,Bern\n"
                                     "b,y/t.nii,,,Basel\n")  # fmt: skip
