@@ -56,7 +56,7 @@ def joining(dataset: Dataset, dicom: Dicom) -> list[Entry]:
 
 
 def _subject(entry: Entry) -> str:
-    return entry.subject or (entry.series and entry.series.subject) or entry.case
+    return entry.subject or (entry.series and entry.series.person) or entry.case
 
 
 def check_alike(name: str, cases: Sequence[Case]) -> None:

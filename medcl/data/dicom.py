@@ -25,6 +25,7 @@ from medcl.data.dicom_stack import Stack
 from medcl.data.dicom_suv import suv_factor
 from medcl.data.series import Files, Found, group, read_files, volumes_of
 from medcl.data.volume import Volume, VolumeError
+from medcl.files import sha256_of
 
 MODALITIES = {"CT": "CT", "MR": "MR", "PT": "PET", "US": "US"}
 ENDINGS = (".dcm", ".ima", ".dicom")
@@ -57,6 +58,13 @@ class Series:
     @property
     def subject(self) -> str | None:
         return self.stack.planes[0].header.text("PatientID") or None
+
+    @property
+    def person(self) -> str | None:
+        """The subject, or a name for its study: volumes of one study are of one person."""
+        if self.subject or not self.study:
+            return self.subject
+        return f"study-{sha256_of(self.study)[:8]}"
 
     @property
     def modality(self) -> str:

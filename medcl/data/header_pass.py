@@ -75,7 +75,7 @@ def _judge(entry: Entry, rules: Rules, findings: list[Finding]) -> Entry:
     placed = image is not None and not wrong(findings)
     modalities = _modalities(entry, rules, findings)
     modality = _modality(entry, entry.series, rules.modality, findings)
-    subject = entry.subject or (entry.series and entry.series.subject) or entry.case
+    subject = entry.subject or (entry.series and entry.series.person) or entry.case
     if not wrong(findings):
         findings += _check_label(entry, image, rules)
     grid = (image.shape, image.spacing, image.orientation) if image and placed else None

@@ -317,3 +317,12 @@ def test_a_series_alone_in_its_folder_is_called_after_it(tmp_path):
     save(tmp_path / "one", series_of(4))
     save(tmp_path / "two", alike(series_of(4), SeriesInstanceUID="8", PatientID="q"))
     assert sorted(tree(tmp_path)) == ["one", "two"]
+
+
+def test_volumes_of_a_study_without_a_patient_are_of_one_person(tmp_path):
+    for number, study in enumerate(("5.1", "5.1", "5.2")):
+        tags = {"SeriesInstanceUID": f"6.{number}", "StudyInstanceUID": study, "PatientID": ""}
+        put(tmp_path / f"s{number}", alike(series_of(4), **tags))
+    people = [entry.series.person for _, entry in sorted(tree(tmp_path).items())]
+    assert people[0] == people[1] != people[2]
+    assert all(name.startswith("study-") for name in people)
