@@ -153,6 +153,12 @@ def test_acdc_slice_by_slice(acdc: Path, tmp_path: Path) -> None:
     assert made.shape == (256, 216, 6)
 
 
+def test_acdc_in_small_slices(acdc: Path, tmp_path: Path) -> None:
+    plan = run("acdc_2d_small", acdc, tmp_path, "mae", skipped=("evaluate",), width=2)
+    assert (plan["spacing"][:2], plan["crop"]) == ([2.0, 2.0], [96, 96, 1])
+    assert_predicted(tmp_path)
+
+
 def test_acdc_as_volumes_of_thick_slices(acdc: Path, tmp_path: Path) -> None:
     plan = run("acdc_3d", acdc, tmp_path, "mae", width=2)
     assert plan["dims"] == 3
