@@ -39,6 +39,9 @@ class Split(Section):
     )
 
 
+UNDECIDING = {"save_every_s"}  # keys of a training that change nothing it writes
+
+
 class Training(Section):
     """What every training has in common."""
 
@@ -93,6 +96,15 @@ class Pretrain(Training):
     )
     seeds: Count = Field(
         1, description="pretrainings with different seeds, assigned to replicates in turn"
+    )
+    probe_every: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="steps between probes of the feature maps, for the log and the report alone: "
+        "fitted to labelled subjects of the pool and measured on others of them, never on "
+        "validation or test subjects; 0: none",
+    )
+    probe: Literal["linear", "knn"] = Field(
+        "linear", description="kind of these probes; knn takes long on large volumes"
     )
 
 

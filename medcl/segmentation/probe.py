@@ -1,10 +1,10 @@
 """What frozen feature maps know of the classes: nearest voxels, and a linear classifier.
 
 The feature vector of a voxel joins the encoder's feature maps and, where decoder levels were
-pretrained, the map of the finest of them, each brought to the voxel's resolution and to unit length.
-A level that no pretext task trained is not read: its weights are random. From the labelled volumes as many voxels of
-each class are drawn. `knn` lets the k nearest of them (by cosine) vote with weights exp(cos / t);
-`linear` is a multinomial logistic regression on them. The network itself learns nothing.
+pretrained, the map of the finest of those: what comes after it has random weights. Each is brought
+to the voxel's resolution and to unit length. From the labelled volumes as many voxels of each class
+are drawn. `knn` lets the k nearest of them (by cosine) vote with weights exp(cos / t); `linear` is
+a multinomial logistic regression on them. The network itself learns nothing.
 
 Source: k-NN label transfer with weights as in Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning
 via Non-Parametric Instance Discrimination", CVPR 2018, arXiv:1805.01978; feature maps joined as in

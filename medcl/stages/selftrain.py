@@ -27,7 +27,7 @@ import torch
 from jaxtyping import UInt8
 from torch import distributed, nn
 
-from medcl.config import Finetune, Network, Selftrain, load_section
+from medcl.config import UNDECIDING, Finetune, Network, Selftrain, load_section
 from medcl.data.plan import Plan, read_plan
 from medcl.data.splits import read_splits
 from medcl.data.store import StoredVolume, inside
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         tuning = tuning.model_copy(update={"learning_rate": rate})
     outputs.facts["learning_rate"] = tuning.learning_rate
     key = {"stage": "selftrain", "settings": settings.model_dump()}
-    key |= {"finetune": tuning.model_dump(exclude={"save_every_s"})}
+    key |= {"finetune": tuning.model_dump(exclude=UNDECIDING)}
     key |= {"network": options.model_dump(), "labelled": args.labelled, "replicate": args.replicate}
     files = {"store": args.store, "splits": args.splits, "plan": args.plan}
     files |= {"encoder": args.encoder, "model": args.model}
