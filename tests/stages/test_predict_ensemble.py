@@ -133,8 +133,8 @@ def test_uncertainty_is_the_entropy_of_the_mean_on_the_grid_of_the_scan(
     np.testing.assert_allclose(found.affine, image.affine, atol=1e-5)
     p = np.mean([softmax_of_bright(high) for high in (0.725, 2.0)])
     expected = -(p * np.log(p) + (1 - p) * np.log(1 - p)) / np.log(3)
-    assert found.array[0, 12, 11, 6] == pytest.approx(expected, abs=2e-3)
-    assert found.array[0, 33, 22, 11] < 0.05  # both see the dark cube
+    assert found.array[0, 12, 11, 6] == pytest.approx(expected, abs=5e-3)
+    assert found.array[0, 33, 22, 11] < 0.1  # both see the dark cube
 
 
 def test_a_scan_is_uncertain_nowhere_unless_asked(tmp_path: Path, models) -> None:
@@ -156,4 +156,4 @@ def test_values_come_back_to_the_voxels_they_came_from() -> None:
     back = restore_values(prepared.array[0], prepared)
     expected = (image.array[0] + 500) / 1000  # the plan's window
     inside = np.abs(expected - back)[6:18, 7:16, 4:8]  # away from the edges of the bright cube
-    assert inside.max() < 0.02
+    assert inside.max() < 0.06
