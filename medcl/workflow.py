@@ -108,6 +108,7 @@ class Flow:
         files = [f"{row.folder}/{name}" for row in measured for name in ("metrics.csv", SUMMARY)]
         files += [f"{start.folder}/{SUMMARY}" for start in protocol.pretrainings(self.study)]
         files += [f"{row.folder}/tuned.yaml" for row in protocol.trials(self.study)]
+        files += [f"{joint.folder}/metrics.csv" for joint in protocol.ensembles(self.study)]
         return [f"{self.root}/{file}" for file in files]
 
     def row_of(self, wildcards: Any) -> protocol.Row:
@@ -145,6 +146,11 @@ class Flow:
     def teacher_of(self, wildcards: Any) -> str:
         """The model that labels the pool for a run that trains itself."""
         return f"{self.root}/{self.row_of(wildcards).teacher}/model.pt"
+
+    def members_of(self, wildcards: Any) -> list[str]:
+        """The models of all replicates of an arm."""
+        joint = protocol.ensemble(self.study, wildcards.arm, int(wildcards.labelled))
+        return [f"{self.root}/{folder}/model.pt" for folder in joint.members]
 
     def arms_of(self, *, selftrain: bool) -> str:
         """Regular expression of the arms a rule makes; of none, one that never matches."""
@@ -232,7 +238,7 @@ class Flow:
         return _text(self.study.tune, without={"steps"})
 
     def predict(self, wildcards: Any) -> str:
-        return _text(self.study.predict)
+        return _text(self.study.predict, without={"ensemble"})
 
     def evaluate(self, wildcards: Any) -> str:
         return _text(self.study.evaluate)

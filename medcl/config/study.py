@@ -231,6 +231,11 @@ class Predict(Section):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="of neighbouring windows")
     batch: Count = Field(4, description="windows computed together")
+    ensemble: bool = Field(
+        False,
+        description="also predict with all replicates of an arm together, by the mean of their "
+        "probabilities: a table of its own in the report, outside every comparison",
+    )
     dicom_seg: bool = Field(
         False,
         description="of test cases that came as DICOM series, also write each prediction as a "
