@@ -119,7 +119,7 @@ def test_the_seconds_of_a_self_training_are_those_of_all_its_work(
     study: Path, tmp_path: Path, base: Path, kill: Callable[[int], None]
 ) -> None:
     settings = {"confidence": 0.4, "members": 2, "steps": 4}
-    kill(7)  # in the training on both kinds of labels
+    kill(8)  # in the training on both kinds of labels, whose state is that of step 3
     with pytest.raises(Killed):
         small.teach(study, tmp_path, base, **settings)
     (member,) = tmp_path.rglob("round0-member1/state.pt")
