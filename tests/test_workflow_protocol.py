@@ -64,8 +64,12 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ({"tune": TUNE}, {"tune": 2, "finetune": 2, "predict": 2, "evaluate": 2}),
         (SAVED_LESS_OFTEN, {}),
+        (
+            {"replicates": 2, "predict": MICRO["predict"] | {"ensemble": True}},
+            {name: 2 for name in (*TRAINED, "predict_ensemble", "evaluate_ensemble")},
+        ),
     ],
-    ids=["bound", "start", "cost", "selftrain", "tune", "seconds between checkpoints"],
+    ids=["bound", "start", "cost", "selftrain", "tune", "seconds between checkpoints", "ensemble"],
 )
 def test_growing_a_study_by_what_an_arm_can_ask_plans_only_what_is_new(
     finished: Path, tmp_path: Path, changes: dict, expected: dict
