@@ -64,4 +64,5 @@ else:
     include: "workflow/rules/predict.smk"
     include: "workflow/rules/evaluate.smk"
     include: "workflow/rules/bound.smk"
+    include: "workflow/rules/ensemble.smk"
     include: "workflow/rules/report.smk"

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medcl.config import ConfigError, Study, kind_of, load_slide_study, load_study
+from medcl.config import UNDECIDING, ConfigError, Study, kind_of, load_slide_study, load_study
 from medcl.files import sha256_of, write_text, write_yaml
 from medcl.study import projection, protocol
 from medcl.study.slides_flow import SlideFlow
@@ -108,6 +108,7 @@ class Flow:
         files = [f"{row.folder}/{name}" for row in measured for name in ("metrics.csv", SUMMARY)]
         files += [f"{start.folder}/{SUMMARY}" for start in protocol.pretrainings(self.study)]
         files += [f"{row.folder}/tuned.yaml" for row in protocol.trials(self.study)]
+        files += [f"{joint.folder}/metrics.csv" for joint in protocol.ensembles(self.study)]
         return [f"{self.root}/{file}" for file in files]
 
     def row_of(self, wildcards: Any) -> protocol.Row:
@@ -145,6 +146,11 @@ class Flow:
     def teacher_of(self, wildcards: Any) -> str:
         """The model that labels the pool for a run that trains itself."""
         return f"{self.root}/{self.row_of(wildcards).teacher}/model.pt"
+
+    def members_of(self, wildcards: Any) -> list[str]:
+        """The models of all replicates of an arm."""
+        joint = protocol.ensemble(self.study, wildcards.arm, int(wildcards.labelled))
+        return [f"{self.root}/{folder}/model.pt" for folder in joint.members]
 
     def arms_of(self, *, selftrain: bool) -> str:
         """Regular expression of the arms a rule makes; of none, one that never matches."""
@@ -205,15 +211,25 @@ class Flow:
     def network(self, wildcards: Any) -> str:
         return _text(self.study.network)
 
-    def pretrain(self, wildcards: Any) -> str:
-        pretrain = self.study.arms[wildcards.arm].pretrain
-        return _text(pretrain, without={"seeds"})
+    # A job is made again when a param has changed, but for one that is a function of the outputs:
+    # that follows from what is compared already. So the settings of a training, which such a
+    # function gives, may hold keys that cannot change what it writes, and another param of the
+    # rule, `decides`, holds those that can.
 
-    def finetune(self, wildcards: Any) -> str:
+    def pretrain(self, wildcards: Any, output: Any = None) -> str:
+        return _text(self.study.arms[wildcards.arm].pretrain, without={"seeds"})
+
+    def pretrain_decides(self, wildcards: Any) -> str:
+        return _text(self.study.arms[wildcards.arm].pretrain, without={"seeds", *UNDECIDING})
+
+    def finetune(self, wildcards: Any, output: Any = None) -> str:
         """Settings of a fine-tuning; without the learning rate where a file will say it."""
         row = self.row_of(wildcards)
-        chosen = {"learning_rate"} if row.tuned or row.stage == "tune" else None
-        return _text(row.settings, without=chosen)
+        return _text(row.settings, without=_elsewhere(row))
+
+    def finetune_decides(self, wildcards: Any) -> str:
+        row = self.row_of(wildcards)
+        return _text(row.settings, without={*_elsewhere(row), *UNDECIDING})
 
     def selftrain(self, wildcards: Any) -> str:
         return _text(self.study.arms[wildcards.arm].selftrain)
@@ -222,7 +238,7 @@ class Flow:
         return _text(self.study.tune, without={"steps"})
 
     def predict(self, wildcards: Any) -> str:
-        return _text(self.study.predict)
+        return _text(self.study.predict, without={"ensemble"})
 
     def evaluate(self, wildcards: Any) -> str:
         return _text(self.study.evaluate)
@@ -262,6 +278,11 @@ def flow(
 def _typed() -> str:
     """What the user typed."""
     return " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
+
+
+def _elsewhere(row: protocol.Row) -> set[str]:
+    """Settings of a run that a file says, or that it tries itself."""
+    return {"learning_rate"} if row.tuned or row.stage == "tune" else set()
 
 
 def _files_below(folder: str) -> list[str]:

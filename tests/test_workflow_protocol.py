@@ -1,5 +1,6 @@
 """What the workflow plans for a bound, for tuned learning rates, and for arms that need others."""
 
+import json
 import os
 import re
 import time
@@ -15,6 +16,12 @@ from medcl.config import load_study
 TRAINED = {"finetune": 1, "predict": 1, "evaluate": 1}
 TUNE = {"learning_rates": [1.0e-3, 1.0e-2], "labelled": 1}
 WHOLE = {"tune": TUNE, "bound": {"arm": "scratch"}}
+
+SELDOM = {"save_every_s": 90.0}
+SAVED_LESS_OFTEN = {
+    "finetune": MICRO["finetune"] | SELDOM,
+    "arms": {"scratch": {}, "mae": {"pretrain": MICRO["arms"]["mae"]["pretrain"] | SELDOM}},
+}
 
 
 def with_arm(**arm: object) -> dict:
@@ -56,8 +63,13 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"selftrain": 1, "predict": 1, "evaluate": 1},
         ),
         ({"tune": TUNE}, {"tune": 2, "finetune": 2, "predict": 2, "evaluate": 2}),
+        (SAVED_LESS_OFTEN, {}),
+        (
+            {"replicates": 2, "predict": MICRO["predict"] | {"ensemble": True}},
+            {name: 2 for name in (*TRAINED, "predict_ensemble", "evaluate_ensemble")},
+        ),
     ],
-    ids=["bound", "start", "cost", "selftrain", "tune"],
+    ids=["bound", "start", "cost", "selftrain", "tune", "seconds between checkpoints", "ensemble"],
 )
 def test_growing_a_study_by_what_an_arm_can_ask_plans_only_what_is_new(
     finished: Path, tmp_path: Path, changes: dict, expected: dict
@@ -108,6 +120,17 @@ def test_the_settings_of_a_tuned_run_do_not_name_a_learning_rate() -> None:
     assert "learning_rate" not in tuned.finetune(wildcards)
     assert tuned.tuned_of(wildcards) == ["results/micro/tune/mae/tuned.yaml"]
     assert plain.tuned_of(wildcards) == []
+
+
+def test_the_seconds_between_checkpoints_reach_a_training_and_decide_nothing() -> None:
+    wildcards = type("Wildcards", (), {"arm": "mae", "labelled": "1", "replicate": "0"})
+    often, seldom = (workflow.Flow(load_study(MICRO | more)) for more in ({}, SAVED_LESS_OFTEN))
+    assert json.loads(seldom.pretrain(wildcards, "encoder.pt"))["save_every_s"] == 90
+    assert json.loads(seldom.finetune(wildcards, "model.pt"))["save_every_s"] == 90
+    assert often.pretrain_decides(wildcards) == seldom.pretrain_decides(wildcards)
+    assert often.finetune_decides(wildcards) == seldom.finetune_decides(wildcards)
+    decided = json.loads(often.pretrain_decides(wildcards))
+    assert decided.keys() == json.loads(often.pretrain(wildcards)).keys() - {"save_every_s"}
 
 
 def test_another_list_of_rates_changes_no_section_of_a_fine_tuning() -> None:

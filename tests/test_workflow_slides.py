@@ -30,3 +30,17 @@ def test_rules_get_their_own_section_alone() -> None:
     flow = SlideFlow(load_slide_study(read_yaml(ROOT / FILE)))
     assert "tiles" not in flow.dataset(None)
     assert "seeds" not in flow.mil(None)
+
+
+def test_the_seconds_between_checkpoints_decide_nothing() -> None:
+    content = read_yaml(ROOT / FILE)
+    seldom = content | {"mil": (content.get("mil") or {}) | {"save_every_s": 99.0}}
+    name = next(n for n, given in content["encoders"].items() if (given or {}).get("pretrain"))
+    pretrain = content["encoders"][name]["pretrain"] | {"save_every_s": 99.0}
+    seldom["encoders"] = content["encoders"] | {name: {"pretrain": pretrain}}
+    wildcards = type("Wildcards", (), {"encoder": name})
+    one, two = (SlideFlow(load_slide_study(given)) for given in (content, seldom))
+    assert '"save_every_s": 99.0' in two.encoder(wildcards, "encoder.pt")
+    assert '"save_every_s": 99.0' in two.mil(wildcards, "model.pt")
+    assert one.encoder_decides(wildcards) == two.encoder_decides(wildcards)
+    assert one.mil_decides(wildcards) == two.mil_decides(wildcards)

@@ -34,6 +34,7 @@ from medcl.config.slides import (
     TissueKeys,
 )
 from medcl.config.study import (
+    UNDECIDING,
     Arm,
     Evaluate,
     Finetune,
@@ -52,6 +53,7 @@ from medcl.config.study import (
 __all__ = [
     "NAME",
     "SCHEMAS",
+    "UNDECIDING",
     "Arm",
     "Bound",
     "ConfigError",

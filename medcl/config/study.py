@@ -39,6 +39,9 @@ class Split(Section):
     )
 
 
+UNDECIDING = {"save_every_s"}  # keys of a training that change nothing it writes
+
+
 class Training(Section):
     """What every training has in common."""
 
@@ -93,6 +96,15 @@ class Pretrain(Training):
     )
     seeds: Count = Field(
         1, description="pretrainings with different seeds, assigned to replicates in turn"
+    )
+    probe_every: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="steps between probes of the feature maps, for the log and the report alone: "
+        "fitted to labelled subjects of the pool and measured on others of them, never on "
+        "validation or test subjects; 0: none",
+    )
+    probe: Literal["linear", "knn"] = Field(
+        "linear", description="kind of these probes; knn takes long on large volumes"
     )
 
 
@@ -219,6 +231,11 @@ class Predict(Section):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="of neighbouring windows")
     batch: Count = Field(4, description="windows computed together")
+    ensemble: bool = Field(
+        False,
+        description="also predict with all replicates of an arm together, by the mean of their "
+        "probabilities: a table of its own in the report, outside every comparison",
+    )
     dicom_seg: bool = Field(
         False,
         description="of test cases that came as DICOM series, also write each prediction as a "

@@ -19,7 +19,7 @@ from medcl.config import Intensity
 from medcl.data.body import find_body
 from medcl.data.channels import filled
 from medcl.data.plan import ORIENTATION, Plan
-from medcl.data.resample import axis_matrices, most_probable, resample
+from medcl.data.resample import Axis, apply, axis_matrices, most_probable, resample
 from medcl.data.store import Box
 from medcl.data.volume import Volume, reorient, same_grid
 from medcl.errors import MedclError
@@ -149,15 +149,30 @@ def restore(
         raise ValueError(
             f"expected probabilities of {prepared.shape} voxels, got {probabilities.shape[1:]}"
         )
-    part = tuple(slice(low, high) for low, high in zip(*prepared.crop, strict=True))
-    whole = prepared.canonical.volume()
-    size = _size(prepared.crop)
-    axes = axis_matrices(prepared.shape, prepared.spacing, size, whole.spacing, order=1)
     table = np.array(range(len(probabilities)) if values is None else values, np.uint8)
-    labels = np.zeros((1, *whole.shape), np.uint8)
-    labels[0][part] = table[most_probable(probabilities, axes)]
+    return _in_file_order(table[most_probable(probabilities, _way_back(prepared))], prepared)
+
+
+def restore_values(
+    values: Float32[np.ndarray, "X Y Z"], prepared: Prepared
+) -> Float32[np.ndarray, "x y z"]:
+    """Bring values on the prepared grid back to the file's grid, linearly; 0 outside the part."""
+    return _in_file_order(apply(_way_back(prepared), values[None])[0], prepared)
+
+
+def _way_back(prepared: Prepared) -> list[Axis]:
+    """Linear interpolation from the prepared grid to the voxels of the part it covers."""
+    size, spacing = _size(prepared.crop), prepared.canonical.volume().spacing
+    return axis_matrices(prepared.shape, prepared.spacing, size, spacing, order=1)
+
+
+def _in_file_order(part: Num[np.ndarray, "X Y Z"], prepared: Prepared) -> Num[np.ndarray, "x y z"]:
+    """The whole grid of the file, 0 outside the part."""
+    whole = np.zeros((1, *prepared.canonical.shape), part.dtype)
+    whole[0][tuple(slice(low, high) for low, high in zip(*prepared.crop, strict=True))] = part
     codes = "".join(nib.aff2axcodes(prepared.original.affine))
-    return np.ascontiguousarray(reorient(Volume(labels, whole.affine), codes).array[0])
+    turned = reorient(Volume(whole, prepared.canonical.affine), codes)
+    return np.ascontiguousarray(turned.array[0])
 
 
 def _shown_values(

@@ -7,6 +7,7 @@ of what it sees. Logits are averaged, then one softmax is taken.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,29 @@ def predict_probabilities(
     assert isinstance(blended, Tensor)
     x, y, z = inside
     return blended[0, :, x, y, z].softmax(0).numpy()
+
+
+def mean_probabilities(
+    networks: Sequence[nn.Module],
+    image: Float32[np.ndarray, "C X Y Z"],
+    crop: Voxels,
+    *,
+    fill: Sequence[float],
+    overlap: float = 0.5,
+    batch: int = 4,
+) -> Float32[np.ndarray, "K X Y Z"]:
+    """The mean of what `predict_probabilities` says of each network; of one, that itself.
+
+    Probabilities are averaged, not logits: a network that is sure of one class would else outvote
+    all that are merely confident of another.
+    """
+    first, *others = networks
+    more: Any = {"fill": fill, "overlap": overlap, "batch": batch}
+    mean = predict_probabilities(first, image, crop, **more)
+    for network in others:
+        mean += predict_probabilities(network, image, crop, **more)
+    mean /= len(networks)
+    return mean
 
 
 def _pad(

@@ -1,9 +1,10 @@
 """What frozen feature maps know of the classes: nearest voxels, and a linear classifier.
 
-The feature vector of a voxel joins every feature map whose part of the network was pretrained, each
-brought to the voxel's resolution and to unit length. From the labelled volumes as many voxels of
-each class are drawn. `knn` lets the k nearest of them (by cosine) vote with weights exp(cos / t);
-`linear` is a multinomial logistic regression on them. The network itself learns nothing.
+The feature vector of a voxel joins the encoder's feature maps and, where decoder levels were
+pretrained, the map of the finest of those: what comes after it has random weights. Each is brought
+to the voxel's resolution and to unit length. From the labelled volumes as many voxels of each class
+are drawn. `knn` lets the k nearest of them (by cosine) vote with weights exp(cos / t); `linear` is
+a multinomial logistic regression on them. The network itself learns nothing.
 
 Source: k-NN label transfer with weights as in Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning
 via Non-Parametric Instance Discrimination", CVPR 2018, arXiv:1805.01978; feature maps joined as in
@@ -52,8 +53,8 @@ class Probe(nn.Module):
         super().__init__()
         self.network: Network = network.requires_grad_(False)
         self.method = method
-        self.decoder = any(part.startswith(("up.", "merge.")) for part in parts)
-        size = sum(network.channels) + (network.channels[0] if self.decoder else 0)
+        self.levels = trained_levels(network, parts)
+        size = sum(network.channels) + (network.channels[-1 - self.levels] if self.levels else 0)
         self.classes = classes
         if method == "knn":
             self.register_buffer("bank", torch.zeros(VOXELS * classes, size))
@@ -64,8 +65,8 @@ class Probe(nn.Module):
     def features(self, x: Float[Tensor, "B C *space"]) -> Float[Tensor, "B E *space"]:
         """Unit vectors of each feature map, at the resolution of `x`."""
         maps = self.network.encode(x)
-        if self.decoder:
-            maps = [*maps, self.network.decode(maps)]
+        if self.levels:
+            maps = [*maps, self.network.decode(maps, until=self.levels)]
         size = [x.shape[2 + axis] for axis in self.network.axes]
         mode = {3: "trilinear", 2: "bilinear"}[len(size)]
         large = [
@@ -112,6 +113,13 @@ class Probe(nn.Module):
             return loss
 
         optimiser.step(closure)  # type: ignore[no-untyped-call]
+
+
+def trained_levels(network: Network, parts: Sequence[str]) -> int:
+    """Decoder levels up to the finest that has a tensor of `parts`; 0 if none has."""
+    names = [name for name, _ in network.named_parameters() if name.startswith(tuple(parts))]
+    found = [int(n.split(".")[1]) for n in names if n.startswith(("up.", "merge."))]
+    return 1 + max(found, default=-1)
 
 
 def fit_probe(

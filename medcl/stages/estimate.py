@@ -28,7 +28,7 @@ from medcl.files import read_json
 from medcl.segmentation.crops import LabelledCrops
 from medcl.segmentation.inference import predict_probabilities
 from medcl.segmentation.model import Segmentation
-from medcl.stages.finetune import validation_dice
+from medcl.segmentation.validation import validation_dice
 from medcl.stages.pretrain import phases_of
 from medcl.study import projection, protocol
 from medcl.study.projection import Pace, Projected

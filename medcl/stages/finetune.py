@@ -10,21 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medcl import networks
-from medcl.config import Finetune, Network, load_section
+from medcl.config import UNDECIDING, Finetune, Network, load_section
 from medcl.data.plan import Plan, read_plan
 from medcl.data.splits import Splits, read_splits
-from medcl.data.store import Store, StoredVolume
+from medcl.data.store import Store
 from medcl.errors import MedclError, TrainingFailed
 from medcl.networks.transfer import Transfer, transfer
 from medcl.segmentation.crops import Labelled, LabelledCrops, PseudoLabelled, SharedCrops
-from medcl.segmentation.inference import predict_probabilities
 from medcl.segmentation.model import Segmentation
 from medcl.segmentation.probe import METHODS, fit_probe
 from medcl.segmentation.regularisers import CoreTuning
+from medcl.segmentation.validation import validation_dice
 from medcl.study.matching import match, tuned_rate, words_of
 from medcl.training import checkpoint
 from medcl.training.devices import Place, place, relaunch, workers
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         settings = _settled(settings, args, outputs.facts)
         key: dict[str, Any] = {"stage": "finetune", "network": options.model_dump()}
-        key |= {"settings": settings.model_dump(exclude={"save_every_s"})}
+        key |= {"settings": settings.model_dump(exclude=UNDECIDING)}
         key |= {"labelled": labelled, "replicate": args.replicate}
         files = {"store": args.store, "splits": args.splits, "plan": args.plan}
         work = work_folder(args.work, key, files | {"encoder": args.encoder})
@@ -271,25 +270,6 @@ def _prepared(cases: Sequence[str], store: Store, what: str) -> list[str]:
                 "mend it, or put it into `exclude`"
             )
     return list(cases)
-
-
-def validation_dice(network: torch.nn.Module, volumes: list[StoredVolume], plan: Plan) -> float:
-    """Mean Dice of classes and volumes on the store's grid; absent from both is left out."""
-    network.eval()
-    scores = []
-    for volume in volumes:
-        box = ((0, 0, 0), volume.shape)
-        probabilities = predict_probabilities(
-            network, volume.read(box), plan.crop, fill=volume.fill
-        )
-        predicted = probabilities.argmax(0)
-        reference = volume.read_label(box)
-        for value in range(1, len(plan.classes) + 1):
-            total = int((predicted == value).sum()) + int((reference == value).sum())
-            if total:
-                overlap = int(((predicted == value) & (reference == value)).sum())
-                scores.append(2 * overlap / total)
-    return float(np.mean(scores)) if scores else 0.0
 
 
 def _start_from(file: str, network: torch.nn.Module, plan: Plan) -> tuple[Transfer, list[str]]:

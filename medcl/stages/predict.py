@@ -1,18 +1,17 @@
-"""Write label maps on the original grid: of a study's test cases, or of new scans."""
+"""Write label maps on the original grid: of a study's test cases, or of new scans.
+
+Several models predict together, by the mean of their class probabilities: the replicates of an arm
+are such an ensemble, and have seen as many labelled subjects as lie in all of their subsets.
+"""
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
-from torch import nn
 
 from medcl.config import Dataset, Predict, load_section
 from medcl.data.cases import Case, read_cases
@@ -25,7 +24,7 @@ from medcl.data.entries import Entry
 from medcl.data.headers import read_header
 from medcl.data.origin import series_folders, series_of
 from medcl.data.plan import ORIENTATION, Plan
-from medcl.data.preprocess import Geometry, prepare, restore
+from medcl.data.preprocess import Geometry
 from medcl.data.segmentation_object import write_segmentation
 from medcl.data.sources import MODALITIES, guess_sources, list_entries
 from medcl.data.splits import read_splits
@@ -33,19 +32,27 @@ from medcl.data.store import inside
 from medcl.data.volume import Volume, VolumeError, reorient, write_nifti
 from medcl.errors import MedclError
 from medcl.files import read_json, write_json
-from medcl.segmentation.inference import predict_probabilities
 from medcl.training import checkpoint
-from medcl.training.devices import channels_last, place
+from medcl.training.ensemble import WEIGHTS, Ensemble, load
 
-Weights = Literal["last", "selected"]
-WEIGHTS: tuple[Weights, ...] = ("last", "selected")
 # A new scan's spacing may differ from the plan's by this factor along each axis.
 SPACING_FACTOR = 3.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", default="{}", help="`predict` section: YAML text or file")
-    parser.add_argument("--model", required=True, help="model.pt of a fine-tuning")
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="also write where the model is not sure, from 0 to 1, into a folder `uncertainty`",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--model", nargs="+", help="model.pt of a fine-tuning; of several the mean is taken"
+    )
+    which.add_argument("--study", help="results/<study>: every replicate of an arm, their mean")
+    parser.add_argument("--arm", help="arm of --study")
+    parser.add_argument("--labelled", type=int, help="number of labelled subjects in --study")
     study = parser.add_argument_group("the test cases of a study")
     study.add_argument("--cases", help="cases.csv")
     study.add_argument("--splits", help="splits.csv")
@@ -70,38 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Model:
-    """Networks by weights (one object where the weights are equal) and what they expect."""
-
-    networks: dict[Weights, nn.Module]
-    plan: Plan
-    settings: Predict
-
-    def segment(self, volume: Volume) -> tuple[dict[Weights, UInt8[np.ndarray, "X Y Z"]], float]:
-        """Label maps on the volume's grid by weights, and the seconds of the first of them."""
-        started = time.perf_counter()
-        seconds = None
-        prepared = prepare(volume, self.plan)
-        labels: dict[Weights, np.ndarray] = {}
-        for weights, network in self.networks.items():
-            twin = next((done for done in labels if self.networks[done] is network), None)
-            if twin is not None:
-                labels[weights] = labels[twin]
-                continue
-            probabilities = predict_probabilities(
-                network,
-                prepared.array,
-                self.plan.crop,
-                fill=prepared.fill,
-                overlap=self.settings.overlap,
-                batch=self.settings.batch,
-            )
-            labels[weights] = restore(probabilities, prepared, self.plan.values)
-            seconds = seconds or time.perf_counter() - started
-        return labels, seconds or 0.0
-
-
 def run(args: argparse.Namespace) -> None:
     settings = load_section(Predict, args.settings)
     if args.input and args.output:
@@ -115,21 +90,17 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def load(path: str, weights: Sequence[Weights], settings: Predict) -> Model:
-    """Load the networks of a model.pt onto this process's device, with the plan's threads."""
-    networks: dict[Weights, nn.Module] = {}
-    for name in weights:
-        network, manifest = checkpoint.load_model(path, name)
-        networks[name] = next((n for n in networks.values() if _equal(n, network)), network)
-    plan = Plan.from_dict(manifest["plan"], where=path)
-    device = place(plan.threads).device
-    moved = {name: channels_last(network.to(device)) for name, network in networks.items()}
-    return Model(moved, plan, settings)
-
-
-def _equal(a: nn.Module, b: nn.Module) -> bool:
-    ours, theirs = a.state_dict(), b.state_dict()
-    return all(torch.equal(ours[key], theirs[key]) for key in ours)
+def _files(args: argparse.Namespace) -> list[str]:
+    """The models of the command line: named, or those of every replicate of a study's arm."""
+    if args.model:
+        return list(args.model)
+    if not (args.arm and args.labelled):
+        raise MedclError("--study: say which models by --arm and --labelled, or name them: --model")
+    folder = Path(args.study) / "finetune" / args.arm / f"n{args.labelled}"
+    found = sorted(folder.glob("r*/model.pt"), key=lambda file: int(file.parent.name[1:]))
+    if not found:
+        raise MedclError(f"{folder}: no r*/model.pt; give a study whose fine-tunings are made")
+    return [str(file) for file in found]
 
 
 def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
@@ -137,12 +108,12 @@ def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
     manifest = out / "predictions.json"
     manifest.unlink(missing_ok=True)  # of an earlier run
     content: dict[str, Any] = {"weights": list(WEIGHTS), "cases": [], "failed": {}}
-    trained = checkpoint.load(args.model)
-    if trained.get("kind") == "segmentation" and trained["status"] == "failed":
-        write_json(manifest, {**content, "status": "failed", "reason": trained["reason"]})
-        print(f"predict: nothing to do, the training failed: {trained['reason']}", flush=True)
+    files = _files(args)
+    if reason := _failed(files):
+        write_json(manifest, {**content, "status": "failed", "reason": reason})
+        print(f"predict: nothing to do, the training failed: {reason}", flush=True)
         return
-    model = load(args.model, WEIGHTS, settings)
+    model = load(files, WEIGHTS, settings)
     cases = {case.case: case for case in read_cases(args.cases)}
     tests = read_splits(args.splits).cases("test")
     if settings.dicom_seg and not args.findings:
@@ -152,7 +123,8 @@ def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
         try:
             if name not in cases:
                 raise MedclError(f"{args.cases}: no case '{name}'; run split again")
-            content["cases"].append(_predict_case(model, cases[name], out, folders.get(name)))
+            entry = _predict_case(model, cases[name], out, folders.get(name), args.uncertainty)
+            content["cases"].append(entry)
         except MedclError as error:
             content["failed"][name] = str(error)
             print(f"predict: {name} ({number} of {len(tests)}) left out: {error}", flush=True)
@@ -167,15 +139,30 @@ def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:
     print(f"predict: wrote {manifest}: {len(content['cases'])} cases", flush=True)
 
 
-def _predict_case(model: Model, case: Case, out: Path, folder: str | None) -> dict[str, Any]:
+def _failed(files: Sequence[str]) -> str | None:
+    """Why there is nothing to predict with: fewer than all of an ensemble would be another one."""
+    for file in files:
+        trained = checkpoint.load(file)
+        if trained.get("kind") == "segmentation" and trained["status"] == "failed":
+            return trained["reason"] if len(files) == 1 else f"{file}: {trained['reason']}"
+    return None
+
+
+def _predict_case(
+    model: Ensemble, case: Case, out: Path, folder: str | None, uncertainty: bool
+) -> dict[str, Any]:
     """Write the label maps of a case; return its entry of the manifest.
 
     `folder`: of the DICOM series to refer to, where objects are wanted.
     """
     volume = read_image(case)
-    labels, seconds = model.segment(volume)
-    entry = {"case": case.case, "subject": case.subject, "seconds": round(seconds, 3)}
-    for weights, array in labels.items():
+    found = model.segment(volume, uncertainty=uncertainty)
+    entry = {"case": case.case, "subject": case.subject, "seconds": round(found.seconds, 3)}
+    for weights, values in found.uncertainty.items():
+        file = f"{weights}/uncertainty/{case.case}.nii.gz"
+        inside(out, file)
+        write_nifti(out / file, Volume(values[None], volume.affine))
+    for weights, array in found.labels.items():
         file = f"{weights}/{case.case}.nii.gz"
         inside(out, file)
         write_nifti(out / file, Volume(array[None], volume.affine))
@@ -187,14 +174,14 @@ def _predict_case(model: Model, case: Case, out: Path, folder: str | None) -> di
     except VolumeError as error:
         print(f"predict: {case.case}: no DICOM-SEG: {error}", flush=True)
         return entry
-    for weights, array in labels.items():
+    for weights, array in found.labels.items():
         label = Volume(array[None], volume.affine)
         _write_object(case.case, label, series, model.plan, out / weights)
     return entry
 
 
 def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
-    model = load(args.model, [args.weights], settings)
+    model = load(_files(args), [args.weights], settings)
     entries = _entries(Path(args.input), model.plan)
     rows = [["case", "modality", "shape", "spacing mm", *model.plan.classes, "seconds"]]
     for entry in entries:
@@ -226,16 +213,19 @@ def _entries(path: Path, plan: Plan) -> list[Entry]:
     return images_of(dataset, dataset.dicom, channels)
 
 
-def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[str]:
+def _predict_scan(model: Ensemble, entry: Entry, args: argparse.Namespace) -> list[str]:
     """Write the label map of a scan; return its row of the table. Raises MedclError to refuse."""
     volume, modality, series = _read(entry, model.plan, args)
     target = _target(entry, args.output)
     files = [file_of(part.path)[0] for part in entry.images]
     if target.exists() and any(target.samefile(file) for file in files):
         raise MedclError(f"{target}: is the scan itself; choose another folder for --output")
-    labels, seconds = model.segment(volume)
-    array = labels[args.weights]
+    found = model.segment(volume, uncertainty=args.uncertainty)
+    array = found.labels[args.weights]
     write_nifti(target, Volume(array[None], volume.affine))
+    for values in found.uncertainty.values():
+        beside = target.parent / "uncertainty" / target.name
+        write_nifti(beside, Volume(values[None], volume.affine))
     if series is not None:
         label = Volume(array[None], volume.affine)
         _write_object(entry.case, label, series, model.plan, Path(args.output))
@@ -245,7 +235,7 @@ def _predict_scan(model: Model, entry: Entry, args: argparse.Namespace) -> list[
         for value in model.plan.classes.values()
     ]
     shape = "x".join(map(str, volume.shape))
-    return [entry.case, modality, shape, _shown(volume.spacing), *sizes, f"{seconds:.1f}"]
+    return [entry.case, modality, shape, _shown(volume.spacing), *sizes, f"{found.seconds:.1f}"]
 
 
 def _write_object(case: str, label: Volume, series: Series, plan: Plan, folder: Path) -> None:

@@ -6,15 +6,16 @@ import argparse
 import copy
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medcl import networks, objectives
-from medcl.config import Network, Phase, Pretrain, load_section
+from medcl.config import UNDECIDING, Network, Phase, Pretrain, load_section
 from medcl.data.plan import Plan, read_plan
-from medcl.data.splits import read_splits
-from medcl.data.store import Store
+from medcl.data.splits import Splits, read_splits
+from medcl.data.store import Store, StoredVolume
 from medcl.errors import TrainingFailed
 from medcl.objectives.base import Objective
 from medcl.training.devices import place, relaunch, workers
@@ -27,6 +28,8 @@ from medcl.training.run import add_arguments as add_training_arguments
 from medcl.training.seeds import seed_of
 
 PRETRAINING = 2**31  # no label count: keeps the seeds of pretraining and fine-tuning apart
+PROBED = 4  # subjects a probe is fitted to at most, and as many others it is measured on
+PROBE_DICE = "probe_dice"
 
 Row = dict[str, float]
 
@@ -87,7 +90,8 @@ def run(args: argparse.Namespace) -> None:
         "labels_read": 0,
         "parameters": 0,
     }
-    key = {"stage": "pretrain", "settings": settings.model_dump(exclude={"save_every_s", "seeds"})}
+    aside = {*UNDECIDING, "seeds", "probe_every", "probe"}  # of no matter for the weights
+    key = {"stage": "pretrain", "settings": settings.model_dump(exclude=aside)}
     key |= {"network": options.model_dump(), "seed": args.seed}
     files = {"store": args.store, "splits": args.splits, "plan": args.plan}
     work = work_folder(args.work, key, files)
@@ -115,6 +119,7 @@ def run(args: argparse.Namespace) -> None:
                     objective = _objective(phase, network, plan)
             usable = _usable(objective, phase, store, cases, outputs.facts)
             done.trained += [part for part in objective.trained if part not in done.trained]
+            watch = _watch(phase, network, done.trained, (store, splits), plan, own, outputs)
             fitted = fit(
                 objective,
                 PretextItems(store, usable, objective.views),
@@ -125,6 +130,8 @@ def run(args: argparse.Namespace) -> None:
                 work=folder,
                 what=f"pretrain {phase.objective.name} s{args.seed}",
                 workers=workers(outputs.place),
+                watch=watch,
+                watch_every=phase.probe_every,
             )
             _describe(objective, fitted, outputs, len(phases) > 1 and number + 1)
             done.add(fitted, objective)
@@ -195,6 +202,65 @@ def _usable(
     return usable
 
 
+def _watch(
+    phase: Pretrain,
+    network: networks.Network,
+    parts: list[str],
+    data: tuple[Store, Splits],
+    plan: Plan,
+    seed: int,
+    outputs: Outputs,
+) -> Callable[[int], dict[str, float]] | None:
+    """Probes of the network for the log, where asked for; the first is made before any step.
+
+    What hinders them is said and fails no pretraining.
+    """
+    if not phase.probe_every:
+        return None
+    from medcl.segmentation.validation import Watch  # MONAI: seconds that others are spared
+
+    fitted, scored = probed(*data)
+    facts = {"method": phase.probe, "fitted_to": len(fitted), "measured_on": len(scored)}
+    watch = Watch(
+        network, list(parts), fitted, scored, phase.probe, plan, seed, outputs.place.device
+    )
+
+    def say(step: int) -> dict[str, float]:
+        dice = watch.dice()
+        if outputs.place.leads:
+            print(f"pretrain: step {step}, {phase.probe} probe: Dice {100 * dice:.1f}", flush=True)
+        return {PROBE_DICE: dice}
+
+    try:
+        if not fitted:
+            raise TrainingFailed("the pool has no two labelled subjects in the store")
+        before = say(0)[PROBE_DICE]
+    except TrainingFailed as error:
+        outputs.facts["diagnosis"].append(f"no probe could be made: {error}")
+        return None
+    outputs.facts.setdefault("probe", facts | {"before": before})
+    return say
+
+
+def probed(store: Store, splits: Splits) -> tuple[list[StoredVolume], list[StoredVolume]]:
+    """Labelled pool volumes to fit probes to, and those of other subjects to measure them on.
+
+    Subjects are taken from the front of order 0, where those of the fine-tunings come from.
+    """
+    volumes = {
+        subject: [
+            store[case]
+            for case in splits.cases_of([subject])
+            if case in store and store[case].has_label
+        ]
+        for subject in splits.candidates(0)
+    }
+    subjects = [subject for subject, own in volumes.items() if own]
+    half = min(PROBED, len(subjects) // 2)
+    first, others = subjects[:half], subjects[half : 2 * half]
+    return [v for s in first for v in volumes[s]], [v for s in others for v in volumes[s]]
+
+
 def _describe(objective: Objective, fitted: Fitted, outputs: Outputs, phase: int) -> None:
     """Say what the log of a phase shows, in the summary and on the terminal."""
     rows, compared, facts = fitted.progress.rows, objective.compared_with_chance, outputs.facts
@@ -205,9 +271,25 @@ def _describe(objective: Objective, fitted: Fitted, outputs: Outputs, phase: int
             "had as many, and not at fewer labels"
         ]
     said += diagnose(rows, compared)
+    said += _probes_words(rows, facts)
     facts["compared_with_chance"] = list(compared)
     facts["compared"], facts["chance"] = level(rows, compared), level(rows, ["chance"])
     for sentence in said:
         facts["diagnosis"].append(f"phase {phase}: {sentence}" if phase > 1 else sentence)
         if outputs.place.leads:
             print(f"pretrain: {sentence}", flush=True)
+
+
+def _probes_words(rows: list[Row], facts: dict[str, Any]) -> list[str]:
+    """What the probes of a phase found, from before the first phase to its end."""
+    made = [(row[PROBE_DICE], int(row["step"])) for row in rows if PROBE_DICE in row]
+    if not made:
+        return []
+    probe, (last, _) = facts["probe"], made[-1]
+    best, step = max(made, key=lambda one: (one[0], -one[1]))
+    probe |= {"last": last, "best": best, "best_step": step}
+    return [
+        f"a {probe['method']} probe of its feature maps had Dice {100 * probe['before']:.1f} "
+        f"before any step, {100 * last:.1f} at the end and at best {100 * best:.1f} (step {step}); "
+        f"of {probe['measured_on']} labelled pool cases, fitted to {probe['fitted_to']} others"
+    ]

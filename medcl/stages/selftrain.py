@@ -4,7 +4,8 @@ A round predicts every pool case that is not in the labelled subset (their own l
 have any, are never opened), keeps the share of cases labelled most confidently, and fine-tunes from
 the arm's own start again, with a share of the crops from them. Voxels below the confidence are
 ignored by the loss. With several members, further networks are fine-tuned on the same subset with
-seeds of their own, and the mean of their probabilities labels.
+seeds of their own, and the mean of their probabilities labels. Of several processes each labels its
+share of the pool.
 
 Source: Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
 Networks", ICML workshop 2013.
@@ -26,19 +27,19 @@ import torch
 from jaxtyping import UInt8
 from torch import distributed, nn
 
-from medcl.config import Finetune, Network, Selftrain, load_section
+from medcl.config import UNDECIDING, Finetune, Network, Selftrain, load_section
 from medcl.data.plan import Plan, read_plan
 from medcl.data.splits import read_splits
 from medcl.data.store import StoredVolume, inside
 from medcl.errors import MedclError, TrainingFailed
 from medcl.files import read_json, replacing, write_json
 from medcl.segmentation.crops import PseudoLabelled
-from medcl.segmentation.inference import predict_probabilities
+from medcl.segmentation.inference import mean_probabilities
 from medcl.segmentation.model import IGNORED, Segmentation
 from medcl.stages.finetune import network_weights, start, train
 from medcl.study.matching import tuned_rate
 from medcl.training import checkpoint
-from medcl.training.devices import place, relaunch
+from medcl.training.devices import Place, place, relaunch
 from medcl.training.fit import Fitted
 from medcl.training.run import Outputs, open_store, work_folder
 from medcl.training.run import add_arguments as add_training_arguments
@@ -62,7 +63,6 @@ def run(args: argparse.Namespace) -> None:
     relaunch(args.devices, sys.argv[1:])
     settings, tuning = load_section(Selftrain, args.settings), load_section(Finetune, args.finetune)
     options, plan = load_section(Network, args.network), read_plan(args.plan)
-    started = time.monotonic()
     outputs = Outputs("selftrain", Path(args.out), "model.pt", place(plan.threads))
     outputs.content = {
         "kind": "segmentation",
@@ -85,14 +85,13 @@ def run(args: argparse.Namespace) -> None:
         tuning = tuning.model_copy(update={"learning_rate": rate})
     outputs.facts["learning_rate"] = tuning.learning_rate
     key = {"stage": "selftrain", "settings": settings.model_dump()}
-    key |= {"finetune": tuning.model_dump(exclude={"save_every_s"})}
+    key |= {"finetune": tuning.model_dump(exclude=UNDECIDING)}
     key |= {"network": options.model_dump(), "labelled": args.labelled, "replicate": args.replicate}
     files = {"store": args.store, "splits": args.splits, "plan": args.plan}
     files |= {"encoder": args.encoder, "model": args.model}
     work = work_folder(args.work, key, files)
     try:
         fitted, weights = _rounds(settings, tuning, options, plan, args, outputs, work)
-        fitted.seconds = max(fitted.seconds, time.monotonic() - started)  # of labelling too
     except TrainingFailed as error:
         outputs.fail(error)
         return
@@ -110,13 +109,18 @@ def _rounds(
     outputs: Outputs,
     work: Path,
 ) -> tuple[Fitted, dict[str, dict[str, torch.Tensor]]]:
-    """The last round's training and its weights; what is done already is read, not repeated."""
+    """The last round's training and its weights; what is done already is read, not repeated.
+
+    Its seconds are those of every training and of labelling, also before the run was resumed.
+    """
     base = checkpoint.load(args.model)
     if base.get("status") == "failed":
         raise TrainingFailed(f"{args.model}: its training failed: {base['reason']}")
     seed = outputs.facts["seed"]
+    seconds, marks = 0.0, list[str]()
 
     def trained(folder: str, own: int, pseudo: Sequence[PseudoLabelled]) -> Trained:
+        nonlocal seconds
         outputs.facts["seed"] = own
         model = start(tuning, options, plan, args.encoder, outputs.facts)
         (work / folder).mkdir(parents=True, exist_ok=True)
@@ -133,17 +137,23 @@ def _rounds(
             share=settings.share,
         )
         outputs.facts["seed"] = seed
+        seconds += fitted.seconds
+        marks.extend(fitted.resumed)
         return Trained(model, fitted)
 
     networks: list[nn.Module] = [checkpoint.load_model(args.model)[0].to(outputs.place.device)]
-    done = None
+    done, pseudo = None, list[PseudoLabelled]()
     for number in range(settings.rounds):
         for member in range(len(networks), settings.members):
             name = f"round{number}-member{member}"
-            pseudo = _labelled_pool(work, number - 1, args, plan) if number else []
             networks.append(trained(name, seed_of(seed, number, member), pseudo).model.network)
-        _label_pool(networks, settings, plan, args, outputs, work / f"round{number}")
-        pseudo = _labelled_pool(work, number, args, plan)
+        volumes = _pool(args, plan)
+        labelled = label_pool(
+            networks, volumes, settings, plan, outputs.place, work / f"round{number}"
+        )
+        pseudo = labelled.chosen
+        seconds += labelled.seconds
+        outputs.facts["rounds"].append({"cases": len(pseudo), "of": len(volumes)})
         if not pseudo:
             raise TrainingFailed(
                 f"round {number + 1}: no pool case was given a class with mean probability "
@@ -152,6 +162,7 @@ def _rounds(
         done = trained(f"round{number}-training", seed, pseudo)
         networks = [done.model.network]
     assert done is not None
+    done.fitted.seconds, done.fitted.resumed = seconds, marks
     last = network_weights(done.model.state_dict())
     selected = network_weights(done.fitted.selected) if done.fitted.selected else last
     return done.fitted, {"last": last, "selected": selected}
@@ -163,36 +174,52 @@ class Trained:
     fitted: Fitted
 
 
-def _label_pool(
+@dataclass(frozen=True)
+class LabelledPool:
+    """The cases to learn from, the most confident first, and what labelling all of them took."""
+
+    chosen: list[PseudoLabelled]
+    seconds: float
+
+
+def label_pool(
     networks: Sequence[nn.Module],
+    volumes: Sequence[StoredVolume],
     settings: Selftrain,
     plan: Plan,
-    args: argparse.Namespace,
-    outputs: Outputs,
+    place: Place,
     folder: Path,
-) -> None:
-    """Write the labels of the pool, and `chosen.json`: the cases to learn from."""
-    manifest = folder / "chosen.json"
-    if outputs.place.leads and not manifest.exists():
-        volumes = _pool(args, plan)
-        confidences = {}
-        for number, volume in enumerate(volumes, 1):
-            labels, confidence = pseudo_label(networks, volume, plan, settings.confidence)
-            with replacing(inside(folder, f"{volume.case}.npy")) as partial:
-                np.save(partial, labels, allow_pickle=False)
-            if confidence is not None:
-                confidences[volume.case] = confidence
-            print(f"selftrain: labelled {volume.case} ({number} of {len(volumes)})", flush=True)
-        kept = math.ceil(settings.keep * len(confidences))
-        best = sorted(confidences, key=lambda case: (-confidences[case], case))[:kept]
-        write_json(
-            manifest,
-            {"cases": best, "of": len(volumes), "confidence": {c: confidences[c] for c in best}},
-        )
-    if outputs.place.world > 1:
+) -> LabelledPool:
+    """Label the pool into `folder`: `<case>.npy`, and `<case>.json` once that is there.
+
+    Every process labels its share, so that none waits for another at a barrier for as long as a
+    pool takes (NCCL gives up after ten minutes). What is labelled already is not labelled again.
+    `seconds` are those of the process that took longest.
+    """
+    shares = [volumes[rank :: place.world] for rank in range(place.world)]
+    for number, volume in enumerate(shares[place.rank], 1):
+        entry = inside(folder, f"{volume.case}.json")
+        if entry.exists():
+            continue
+        started = time.monotonic()
+        labels, confidence = pseudo_label(networks, volume, plan, settings.confidence)
+        with replacing(inside(folder, f"{volume.case}.npy")) as partial:
+            np.save(partial, labels, allow_pickle=False)
+        write_json(entry, {"confidence": confidence, "seconds": time.monotonic() - started})
+        of = f"{number} of {len(shares[place.rank])}"
+        print(f"selftrain: labelled {volume.case} ({of})", flush=True)
+    if place.world > 1:
         distributed.barrier()
-    chosen = read_json(manifest)
-    outputs.facts["rounds"].append({"cases": len(chosen["cases"]), "of": chosen["of"]})
+    entries = {v.case: read_json(inside(folder, f"{v.case}.json")) for v in volumes}
+    sure = [v for v in volumes if entries[v.case]["confidence"] is not None]
+    sure.sort(key=lambda volume: (-entries[volume.case]["confidence"], volume.case))
+    return LabelledPool(
+        [
+            PseudoLabelled(volume, inside(folder, f"{volume.case}.npy"))
+            for volume in sure[: math.ceil(settings.keep * len(sure))]
+        ],
+        max(math.fsum(entries[v.case]["seconds"] for v in share) for share in shares),
+    )
 
 
 def pseudo_label(
@@ -204,10 +231,7 @@ def pseudo_label(
     """
     box = ((0, 0, 0), volume.shape)
     image = volume.read(box)
-    total = sum(
-        predict_probabilities(network, image, plan.crop, fill=volume.fill) for network in networks
-    )
-    mean = np.asarray(total) / len(networks)
+    mean = mean_probabilities(networks, image, plan.crop, fill=volume.fill)
     labels = mean.argmax(0).astype(np.uint8)
     highest = mean.max(0)
     found = labels > 0
@@ -229,13 +253,3 @@ def _pool(args: argparse.Namespace, plan: Plan) -> list[StoredVolume]:
     if not volumes:
         raise TrainingFailed("the pool has no case outside the labelled subset to label")
     return volumes
-
-
-def _labelled_pool(
-    work: Path, number: int, args: argparse.Namespace, plan: Plan
-) -> list[PseudoLabelled]:
-    """The cases chosen in a round, with the labels written then."""
-    folder = work / f"round{number}"
-    store = open_store(args.store, plan)
-    cases: list[str] = read_json(folder / "chosen.json")["cases"]
-    return [PseudoLabelled(store[case], inside(folder, f"{case}.npy")) for case in cases]

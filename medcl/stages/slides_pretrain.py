@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from medcl.config import SlideEncoder, TilePretrain, load_section
+from medcl.config import UNDECIDING, SlideEncoder, TilePretrain, load_section
 from medcl.config.study import Options
 from medcl.errors import MedclError, TrainingFailed
 from medcl.files import read_json
@@ -93,7 +93,7 @@ def _filled(
 def _pretrained(
     network: Any, settings: TilePretrain, seed: int, args: argparse.Namespace, outputs: Outputs
 ) -> Fitted:
-    key = {"stage": "slides-pretrain", "settings": settings.model_dump(exclude={"save_every_s"})}
+    key = {"stage": "slides-pretrain", "settings": settings.model_dump(exclude=UNDECIDING)}
     key |= {"network": outputs.content["network"], "seed": args.seed, "fold": args.fold}
     work = work_folder(args.work, key, {"folds": args.folds, "tiles": args.tiles})
     with seeded(seed):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medcl.config import Finetune, Network, Tune, load_section
+from medcl.config import UNDECIDING, Finetune, Network, Tune, load_section
 from medcl.data.plan import Plan, read_plan
 from medcl.data.splits import Splits, read_splits
 from medcl.errors import TrainingFailed
@@ -98,7 +98,7 @@ def _try(
         "labelled": tune.labelled,
         "replicate": tune.replicate,
     }
-    key = {"stage": "tune", "settings": settings.model_dump(exclude={"save_every_s"})}
+    key = {"stage": "tune", "settings": settings.model_dump(exclude=UNDECIDING)}
     key |= {"network": options.model_dump(), **facts}
     files = {"store": args.store, "splits": args.splits, "plan": args.plan}
     base = Path(args.work) / f"{settings.learning_rate:g}"

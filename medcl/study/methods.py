@@ -80,10 +80,14 @@ def describe_pretraining(pretrain: Pretrain) -> str:
         f"peak learning rate {phase.learning_rate or pretrain.learning_rate:g}"
         for phase in pretrain.then
     )
+    probes = (
+        f", {pretrain.probe} probes of labelled pool subjects every "
+        f"{plural(pretrain.probe_every, 'step')} for the log alone"
+    )
     return (
         f"objective {described(pretrain.objective)}, {pretrain.steps} steps of batch "
         f"{pretrain.batch}, peak learning rate {pretrain.learning_rate:g}{then}, "
-        f"{plural(pretrain.seeds, 'seed')}"
+        f"{plural(pretrain.seeds, 'seed')}{probes if pretrain.probe_every else ''}"
     )
 
 

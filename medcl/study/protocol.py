@@ -114,6 +114,36 @@ def _teacher(study: Study, arm: str, labelled: int, replicate: int) -> str | Non
     return f"finetune/{selftrain.of}/n{labelled}/r{replicate}" if selftrain else None
 
 
+@dataclass(frozen=True)
+class Joint:
+    """The replicates of an arm that predict together; paths are below the study's folder."""
+
+    arm: str
+    labelled: int
+    members: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        return f"finetune/{self.arm}/n{self.labelled}/ensemble"
+
+
+def ensembles(study: Study) -> list[Joint]:
+    """The ensembles a study asks for; of one replicate there is none."""
+    if not study.predict.ensemble or study.replicates < 2:
+        return []
+    return [
+        ensemble(study, arm, n)
+        for n in study.labelled
+        for arm in study.arms
+        if n in study.counts(arm)
+    ]
+
+
+def ensemble(study: Study, arm: str, labelled: int) -> Joint:
+    rows = [run(study, arm, labelled, replicate) for replicate in range(study.replicates)]
+    return Joint(arm, labelled, tuple(row.folder for row in rows))
+
+
 def settings_of(study: Study, arm: str) -> Finetune:
     """`finetune` as an arm has it; one that trains itself has that of the arm it learns from."""
     own = study.arms[arm]

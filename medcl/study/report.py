@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medcl.files import replacing, write_text
 from medcl.study import (
+    ensembles,
     metric_tables,
     report_figures,
     report_overlays,
@@ -85,6 +86,7 @@ def tables_of(
         metric_tables.classes(results),
         metric_tables.metrics(results),
         metric_tables.per_class(results),
+        ensembles.table(results),
     ]
     if results.control:
         tables.append(metric_tables.class_differences(results))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medcl.study import methods, metric_tables, prose, report_tables
+from medcl.study import ensembles, methods, metric_tables, prose, report_tables
 from medcl.study.comparison import Comparison, collapsed
 from medcl.study.markup import Html, bullets, figure, panels, paragraph, section, subsection, tag
 from medcl.study.measures import MEASURES
@@ -205,7 +205,8 @@ def classes(results: Results, forests: Sequence[Picture]) -> Html:
 
 
 def secondary(results: Results, comparisons: Sequence[Comparison], further: Html) -> Html:
-    """Further controls, other metrics, and where the differences vary."""
+    """Further controls, other metrics, ensembles, and where the differences vary."""
+    together = ensembles.table(results)
     paired = results.control is not None
     return section(
         "Secondary results",
@@ -215,6 +216,7 @@ def secondary(results: Results, comparisons: Sequence[Comparison], further: Html
             metric_tables.metrics(results).html(),
             metric_tables.metric_differences(results).html() if paired else "",
         ),
+        subsection("Ensembles", together.html() if together.rows else ""),
         subsection(
             "Variance", report_tables.variance(results, comparisons).html() if paired else ""
         ),

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medcl.config import SlideStudy
+from medcl.config import UNDECIDING, SlideStudy
 from medcl.files import sha256_of, write_text, write_yaml
 
 
@@ -117,14 +117,26 @@ class SlideFlow:
     def network(self, wildcards: Any) -> str:
         return _text(self.study.encoder)
 
-    def encoder(self, wildcards: Any) -> str:
+    # As in a study of volumes: a function of the outputs makes no job again, `decides` does.
+
+    def encoder(self, wildcards: Any, output: Any = None) -> str:
         return _text(self.study.encoders[wildcards.encoder], without={"seeds"})
+
+    def encoder_decides(self, wildcards: Any) -> str:
+        encoder = self.study.encoders[wildcards.encoder]
+        if encoder.pretrain is None:
+            return self.encoder(wildcards)
+        shown = encoder.model_dump(mode="json", exclude={"seeds": True, "pretrain": UNDECIDING})
+        return json.dumps(shown, sort_keys=True)
 
     def aggregator(self, wildcards: Any) -> str:
         return _text(self.study.aggregators[wildcards.aggregator])
 
-    def mil(self, wildcards: Any) -> str:
+    def mil(self, wildcards: Any, output: Any = None) -> str:
         return _text(self.study.mil)
+
+    def mil_decides(self, wildcards: Any) -> str:
+        return _text(self.study.mil, without=UNDECIDING)
 
     def report(self, wildcards: Any) -> str:
         return _text(self.study)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,13 +66,16 @@ def fit(
     validate_every: int = 0,
     workers: int = 0,
     rates: Rates | None = None,
+    watch: Callable[[int], Mapping[str, float]] | None = None,
+    watch_every: int = 0,
 ) -> Fitted:
     """Train `model` in place for `steps` optimiser steps.
 
     `model(batch)` gives (loss, terms); `model.after_step()`, where there is one, follows each
     step. `validate()`, higher is better, runs every `validate_every` steps; the best weights are
     returned beside the last ones. State is kept in `work` and resumed from there. `rates` tells
-    parts of the network that learn at their own pace.
+    parts of the network that learn at their own pace. `watch(step)` gives further numbers for the
+    log every `watch_every` steps; it selects nothing, and its seconds are not the training's.
 
     Raises TrainingFailed for a loss that is not finite or a device out of memory; SystemExit(143)
     after SIGTERM, with the state saved.
@@ -120,6 +123,8 @@ def fit(
                 run.select(validate())
                 model.train()
                 held = None  # train() has set every norm going
+            if watch is not None and (last or run.step % watch_every == 0):
+                run.watched(watch)
             if last or stop["now"] or run.due(settings.save_every_s):
                 run.save()
             if stop["now"] and not last:
@@ -360,6 +365,15 @@ class _Run:
                 )
             self.progress.add(row)
         self.pending.clear()
+
+    def watched(self, watch: Callable[[int], Mapping[str, float]]) -> None:
+        """Add what somebody sees who looks on to the row of this step."""
+        self.flush()
+        started = time.monotonic()
+        self.progress.rows[-1] |= watch(self.step)
+        took = time.monotonic() - started
+        self.before -= took
+        self.last_step += took
 
     def select(self, score: float) -> None:
         self.flush()

@@ -60,3 +60,19 @@ def test_features_are_those_of_the_pretrained_parts_at_full_resolution() -> None
     assert both.features(image).shape == (2, 8 + 16 + 8, 8, 8, 8)
     fine = nn.functional.normalize(encoder.network.encode(image)[0], dim=1)
     torch.testing.assert_close(encoder.features(image)[:, :8], fine)
+
+
+def test_a_decoder_that_was_pretrained_in_part_is_read_up_to_there() -> None:
+    torch.manual_seed(0)
+    deep = UNet(1, [(1, 1, 1), (2, 2, 2), (2, 2, 2)], 3, width=4)
+    ours = Probe(deep, method="linear", parts=("down.", "up.0.", "merge.0."), classes=3)
+    image = torch.randn(1, 1, 8, 8, 8)
+    features = ours.features(image)
+    assert features.shape == (1, 4 + 8 + 16 + 8, 8, 8, 8)
+    with torch.no_grad():
+        for name, weight in deep.named_parameters():
+            if name.startswith(("up.1.", "merge.1.")):
+                weight.normal_()
+        torch.testing.assert_close(ours.features(image), features, rtol=0, atol=0)
+        deep.merge[0][0][0].weight.normal_()
+    assert not torch.equal(ours.features(image), features)

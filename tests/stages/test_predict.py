@@ -15,6 +15,7 @@ from medcl.data.splits import ORDERS, Row, Splits, write_splits
 from medcl.data.structures import Naming
 from medcl.data.volume import Volume, read_volume, write_nifti
 from medcl.files import read_json
+from medcl.segmentation import inference
 from medcl.training import checkpoint
 
 PLAN = {
@@ -182,11 +183,9 @@ def test_each_kind_of_weights_predicts_for_itself(study):
 
 
 def test_equal_weights_are_run_once(study, monkeypatch):
-    from medcl.stages import predict
-
-    calls, slide = [], predict.predict_probabilities
+    calls, slide = [], inference.predict_probabilities
     monkeypatch.setattr(
-        predict, "predict_probabilities", lambda *a, **k: calls.append(k) or slide(*a, **k)
+        inference, "predict_probabilities", lambda *a, **k: calls.append(k) or slide(*a, **k)
     )
     study(write_model(study.folder / "model.pt"))
     assert len(calls) == 2  # cases

@@ -15,6 +15,8 @@ from stages.test_plan_and_preprocess import (
 )
 
 from medcl.config import load_study
+from medcl.data.splits import read_splits
+from medcl.data.store import Store, StoredVolume
 from medcl.errors import MedclError
 from medcl.stages import preprocess, pretrain
 from medcl.training import checkpoint
@@ -135,3 +137,51 @@ def test_cases_without_what_an_objective_needs_are_left_out_and_told(study, caps
     assert "sepclr: no pool case has 'cohort' in the table of cases" in summary["reason"]
     run(study, "{objective: {name: lesion_patches, hidden: 4, width: 4}, steps: 1, batch: 1}")
     assert "left out 2 pool cases without a voxel label" in capsys.readouterr().out
+
+
+PROBED = f"{{{GLOBAL}, steps: 3, batch: 1, weight_decay: 0.1, probe_every: 2, probe: %s}}"
+
+
+@pytest.mark.parametrize("kind", ["linear", "knn"])
+def test_probes_write_their_dice_into_the_log_and_change_no_weight(study, capsys, kind):
+    alone, _ = run(study, ALONE, "alone")
+    probed, summary = run(study, PROBED % kind)
+    for name, weight in alone["network_weights"].items():
+        assert torch.equal(weight, probed["network_weights"][name]), name
+    with open(study / "out" / "log.csv", newline="") as file:
+        found = [row["probe_dice"] for row in csv.DictReader(file)]
+    assert [bool(value) for value in found] == [False, True, True]
+    assert all(0 <= float(value) <= 1 for value in found[1:])
+    assert summary["probe"]["last"] == pytest.approx(float(found[2]), abs=1e-8)
+    assert (summary["probe"]["fitted_to"], summary["probe"]["measured_on"]) == (1, 1)
+    assert f"a {kind} probe of its feature maps had Dice" in summary["diagnosis"][-1]
+    assert f"pretrain: step 2, {kind} probe: Dice" in capsys.readouterr().out
+
+
+def test_probes_read_labels_of_pool_subjects_alone_and_fit_and_measure_on_different_ones(
+    study, monkeypatch
+):
+    read, real = set(), StoredVolume.read_label
+
+    def noted(volume, box):
+        read.add(volume.case)
+        return real(volume, box)
+
+    monkeypatch.setattr(StoredVolume, "read_label", noted)
+    run(study, PROBED % "linear")
+    store, splits = Store(study / "store/manifest.json"), read_splits(study / "splits.csv")
+    fitted, scored = pretrain.probed(store, splits)
+    assert read == {volume.case for volume in [*fitted, *scored]}
+    assert read <= set(splits.cases("pool"))
+    assert not {v.subject for v in fitted} & {v.subject for v in scored}
+
+
+def test_a_pool_without_labels_has_no_probes_and_is_pretrained_all_the_same(study):
+    file = study / "store/manifest.json"
+    manifest = json.loads(file.read_text())
+    for entry in manifest["cases"]:
+        entry["label"] = None
+    file.write_text(json.dumps(manifest))
+    _, summary = run(study, PROBED % "linear")
+    assert summary["status"] == "ok"
+    assert "no probe could be made: the pool has no two labelled subjects" in str(summary)

@@ -1,6 +1,9 @@
 """Pretraining and fine-tuning as stages: what they write, what they take, how they fail."""
 
 import argparse
+import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,20 +57,29 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def words_of(study: Path, out: Path, settings: str, width: int = 2) -> list[str]:
+    """The command line of every stage that trains."""
+    reads = ["--store", str(study / "store/manifest.json"), "--plan", str(study / "plan.yaml")]
+    reads += ["--splits", str(study / "splits.csv"), "--network", f"{{name: unet, width: {width}}}"]
+    return ["--settings", settings, *reads, "--out", str(out), "--work", str(out / "work")]
+
+
 def call(stage: object, study: Path, out: Path, *more: str, width: int = 2, **settings: object):
     parser = argparse.ArgumentParser()
     stage.add_arguments(parser)  # type: ignore[attr-defined]
-    reads = ["--store", str(study / "store/manifest.json"), "--plan", str(study / "plan.yaml")]
-    reads += ["--splits", str(study / "splits.csv"), "--network", f"{{name: unet, width: {width}}}"]
-    writes = ["--out", str(out), "--work", str(out / "work")]
-    arguments = ["--settings", yaml.safe_dump(settings), *reads, *writes, *more]
-    stage.run(parser.parse_args(arguments))  # type: ignore[attr-defined]
+    words = words_of(study, out, yaml.safe_dump(settings), width)
+    stage.run(parser.parse_args([*words, *more]))  # type: ignore[attr-defined]
     return read_json(out / "summary.json")
 
 
 def tune(study: Path, out: Path, *more: str, **settings: object):
     settings = {"steps": 3, "validate_every": 2} | settings
     return call(finetune, study, out, "--labelled", "1", "--replicate", "0", *more, **settings)
+
+
+def rows_of(log: Path) -> list[dict[str, str]]:
+    with open(log, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_an_encoder_is_pretrained_and_its_tensors_start_the_fine_tuning(
@@ -224,6 +236,44 @@ def test_self_training_killed_in_its_second_round_ends_as_an_uninterrupted_one(
         for name in ("whole", "killed")
     )
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+TWO = """
+import os, sys
+from pathlib import Path
+from medcl.cli import main
+from medcl.stages import selftrain
+
+label = selftrain.pseudo_label
+
+def noted(networks, volume, *more):
+    with open(Path(sys.argv[1]) / f"rank{os.environ['RANK']}", "a") as file:
+        file.write(volume.case + " ")
+    return label(networks, volume, *more)
+
+selftrain.pseudo_label = noted
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_two_processes_label_half_of_the_pool_each_and_learn_from_the_same_cases(
+    study: Path, tmp_path: Path
+) -> None:
+    tune(study, tmp_path / "base", steps=30, learning_rate=0.01)
+    one = teach(study, tmp_path / "one", tmp_path / "base/model.pt", confidence=0.4)
+    (tmp_path / "two.py").write_text(TWO)
+    words = words_of(study, tmp_path / "two", "{confidence: 0.4, of: scratch}")
+    words += ["--labelled", "1", "--replicate", "0", "--finetune", "{steps: 3, validate_every: 2}"]
+    words += ["--model", str(tmp_path / "base/model.pt")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", "2", str(tmp_path / "two.py"), str(tmp_path)]
+    subprocess.run([*launch, "selftrain", *words], check=True, capture_output=True)
+    two = read_json(tmp_path / "two/summary.json")
+    shares = [(tmp_path / f"rank{rank}").read_text().split() for rank in (0, 1)]
+    assert sorted(map(len, shares)) == [1, 2]
+    assert len({*shares[0], *shares[1]}) == 3
+    assert two["status"] == "ok"
+    assert two["rounds"] == one["rounds"] == [{"cases": 2, "of": 3}]
 
 
 @pytest.mark.parametrize("mode", ["linear", "knn"])

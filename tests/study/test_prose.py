@@ -135,3 +135,13 @@ def test_every_phase_of_a_pretraining_is_described():
     assert "objective global_contrast, 3 steps" in said
     assert "then objective local_contrast with blocks 2 on the same network, 5 steps" in said
     assert said.count("peak learning rate 0.01") == 2
+
+
+def test_probes_are_said_to_have_read_labels():
+    settings = {"objective": "mae", "steps": 3}
+    assert "probe" not in methods.describe_pretraining(Pretrain.model_validate(settings))
+    probed = Pretrain.model_validate(settings | {"probe_every": 2, "probe": "knn"})
+    said = methods.describe_pretraining(probed)
+    assert said.endswith(
+        "1 seed, knn probes of labelled pool subjects every 2 steps for the log alone"
+    )

@@ -10,6 +10,7 @@ use rule finetune as finetune_bound with:
         f"{study.root}/benchmark/finetune_bound.{{arm}}.r{{replicate}}.tsv"
     params:
         settings=study.finetune,
+        decides=study.finetune_decides,
         network=study.network,
         labelled="all",
         out=study.folder,

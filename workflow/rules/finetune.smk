@@ -24,6 +24,7 @@ rule finetune:
         gpu=study.gpu,
     params:
         settings=study.finetune,
+        decides=study.finetune_decides,
         network=study.network,
         labelled="{labelled}",
         out=study.folder,

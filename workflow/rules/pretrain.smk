@@ -18,6 +18,7 @@ rule pretrain:
         gpu=study.gpu,
     params:
         settings=study.pretrain,
+        decides=study.pretrain_decides,
         network=study.network,
         out=study.folder,
         work=f"{study.root}/state/pretrain/{{arm}}/s{{seed}}",

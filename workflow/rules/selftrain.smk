@@ -24,6 +24,7 @@ rule selftrain:
     params:
         settings=study.selftrain,
         finetune=study.finetune,
+        decides=study.finetune_decides,
         network=study.network,
         out=study.folder,
         work=f"{study.root}/state/finetune/{{arm}}/n{{labelled}}/r{{replicate}}",

@@ -104,6 +104,7 @@ rule slides_pretrain:
         gpu=study.gpu,
     params:
         settings=study.encoder,
+        decides=study.encoder_decides,
         network=study.network,
         out=study.folder,
         work=f"{study.root}/state/pretrain/{{encoder}}/f{{fold}}/s{{seed}}",
@@ -158,6 +159,7 @@ rule mil:
         gpu=study.gpu,
     params:
         settings=study.mil,
+        decides=study.mil_decides,
         aggregator=study.aggregator,
         classes=study.classes,
         out=study.folder,

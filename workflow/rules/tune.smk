@@ -17,6 +17,7 @@ rule tune:
         gpu=study.gpu,
     params:
         settings=study.finetune,
+        decides=study.finetune_decides,
         tune=study.tune,
         network=study.network,
         out=study.folder,
