@@ -222,9 +222,7 @@ def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> Slid
 def _hides_levels(slide: Any, pyramid: TiffPyramid | None) -> bool:
     """Whether the file has levels that OpenSlide does not show."""
     vendor = slide.properties.get(openslide.PROPERTY_NAME_VENDOR)
-    return (
-        pyramid is not None and vendor == NO_VENDOR and len(pyramid.sizes) > slide.level_count
-    )
+    return pyramid is not None and vendor == NO_VENDOR and len(pyramid.sizes) > slide.level_count
 
 
 _handles: OrderedDict[tuple[int, str, float | None], SlideReader] = OrderedDict()

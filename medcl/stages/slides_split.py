@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medcl.config import Folds, load_section
 from medcl.errors import MedclError
 from medcl.files import read_json, write_json
-from medcl.slides.table import deal, labels_of, read_slides, write_folds
+from medcl.slides.table import Slide, deal, labels_of, read_slides, write_folds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
             for fold in range(settings.count)
         ],
         "duplicates": duplicates,
+        "sites": sites_of(slides, fold_of),
     }
     write_json(out / "audit.json", audit)
     if leaking:
@@ -56,6 +58,15 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"slides-split: {len(slides)} slides of {len(fold_of)} patients in {settings.count} folds"
     )
+
+
+def sites_of(slides: Sequence[Slide], fold_of: Mapping[str, int]) -> dict[str, list[int]]:
+    """The folds in which each site has patients."""
+    found: dict[str, set[int]] = {}
+    for one in slides:
+        if one.site:
+            found.setdefault(one.site, set()).add(fold_of[one.patient])
+    return {site: sorted(folds) for site, folds in found.items()}
 
 
 def twice(known: dict[str, tuple[str, str, int]]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from medcl.config import SlideStudy, load_slide_study
 from medcl.files import read_json, read_yaml
 from medcl.slides.table import Dealt, labels_of, read_folds
 from medcl.study.slides_metrics import METRICS, Predicted, contributions, measure
-from medcl.study.statistics import Estimate, estimate
+from medcl.study.statistics import Estimate, estimate, holm
 
 COLOUR = "mean colour"
 
@@ -51,18 +51,26 @@ class Model:
 
 @dataclass(frozen=True)
 class Pair:
-    """A model less another one, by metric; `primary` is the comparison the study is made for."""
+    """A model less another one, by metric; `primary` is the comparison the study is made for.
+
+    adjusted: p by metric after Holm's correction over the `family` of comparisons it belongs to:
+    the primary one alone, or all others of the study.
+    """
 
     first: Model
     second: Model
     by: str
     primary: bool
     differences: dict[str, Estimate]
+    adjusted: dict[str, float | None] = field(default_factory=dict)
+    family: int = 1
 
 
 @dataclass(frozen=True)
 class SlideResults:
-    """Everything below results/<study>."""
+    """Everything below results/<study>. unreadable: why slides that were examined and found good
+    have no features of some encoder.
+    """
 
     study: SlideStudy
     root: Path
@@ -73,6 +81,7 @@ class SlideResults:
     models: list[Model]
     colour: float | None
     pretrainings: dict[str, dict[str, Any]]
+    unreadable: dict[str, str]
 
     def model(self, encoder: str, aggregator: str) -> Model:
         return next(m for m in self.models if (m.encoder, m.aggregator) == (encoder, aggregator))
@@ -103,11 +112,22 @@ def read_slide_results(study_file: str | Path, root: str | Path) -> SlideResults
         models,
         colour,
         {str(f.parent.relative_to(root / "pretrain")): read_json(f) for f in found},
+        _unreadable(root),
     )
 
 
+def _unreadable(root: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in sorted((root / "embed").rglob("embed.json")):
+        slides = read_json(file)["slides"]
+        found |= {name: one["reason"] for name, one in slides.items() if one["status"] != "ok"}
+    return found
+
+
 def pairs(results: SlideResults) -> list[Pair]:
-    """Encoders with the control on every aggregator, then the first aggregator's rivals."""
+    """The primary comparison; then encoders with the control on every aggregator, and the first
+    aggregator's rivals.
+    """
     study, found = results.study, []
     if study.control is not None:
         for aggregator in study.aggregators:
@@ -122,7 +142,20 @@ def pairs(results: SlideResults) -> list[Pair]:
         if aggregator != study.aggregator:
             first = results.model(study.asked, aggregator)
             found.append(_pair(first, second, "aggregator", False))
-    return sorted(found, key=lambda pair: not pair.primary)
+    primary = [pair for pair in found if pair.primary]
+    return _adjusted(primary) + _adjusted([pair for pair in found if not pair.primary])
+
+
+def _adjusted(family: Sequence[Pair]) -> list[Pair]:
+    by_metric = {name: holm([pair.differences[name].p for pair in family]) for name in METRICS}
+    return [
+        replace(
+            pair,
+            adjusted={name: by_metric[name][place] for name in METRICS},
+            family=len(family),
+        )
+        for place, pair in enumerate(family)
+    ]
 
 
 def _pair(first: Model, second: Model, by: str, primary: bool) -> Pair:

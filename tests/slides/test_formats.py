@@ -1,4 +1,4 @@
-"""Vendors' formats by the smallest files OpenSlide takes for them: pixels, scale, levels, damage."""
+"""Vendors' formats by the smallest files OpenSlide takes: pixels, scale, levels, damage."""
 
 import os
 from collections.abc import Callable

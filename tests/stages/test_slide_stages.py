@@ -1,10 +1,7 @@
 """A slide study from slides to report on six small slides, stage by stage in one process."""
 
-import argparse
 import csv
-import importlib
 import json
-import shutil
 from pathlib import Path
 
 import h5py
@@ -12,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from make_slide_study import Stages, draw, stage
 
-from medcl.config import load_slide_study
 from medcl.errors import MedclError
-from medcl.files import read_json, write_yaml
-from medcl.slides.examine import write_png
-from medcl.slides.phantom import write_svs
+from medcl.files import read_json
+from medcl.objectives.tile_contrast import TileContrast
 from medcl.slides.table import read_folds
 from medcl.stages import embed
 from medcl.study.slides_results import logistic, read_slide_results
@@ -25,124 +21,41 @@ from medcl.study.slides_results import logistic, read_slide_results
 CLASSES = ["normal", "tumour"]
 TILES = {"microns_per_pixel": 1.0, "tile": 32, "least_tissue": 0.5}
 ENCODER = {"name": "narrow", "width": 2, "levels": 2}
-PRETRAIN = {
-    "pretrain": {"objective": "tile_contrast", "steps": 2, "batch": 4, "save_every_s": 0.001}
-}
-STUDY = {
-    "kind": "slides",
-    "study": "six",
-    "dataset": {"name": "six", "classes": CLASSES, "truth": 1, "tiles": TILES},
-    "folds": {"count": 3},
-    "seeds": 1,
-    "encoder": ENCODER,
-    "encoders": {"random": {}, "mine": PRETRAIN},
-    "aggregators": {"mean": {"name": "mean", "width": None}},
-}
-
-
-def stage(name: str, *arguments: object) -> None:
-    """Run one stage as the command line would."""
-    module = importlib.import_module(f"medcl.stages.{name}")
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    module.run(parser.parse_args([str(word) for word in arguments]))
-
-
-def draw(folder: Path) -> Path:
-    """Six slides of six patients, the positive ones with stripes; one that cannot be read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(6):
-        image = np.full((512, 512, 3), 245, np.uint8)
-        image[64:448, 64:448] = (200, 120, 180)
-        coarse = rng.integers(0, 50, (24, 24, 1), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
-        image[64:448, 64:448] -= coarse
-        if number % 2:
-            image[128:256:4, 128:256] = (90, 60, 120)
-            truth = np.zeros((64, 64), np.uint8)
-            truth[16:32, 16:32] = 1
-            write_png(folder / f"t{number}.png", truth)
-        write_svs(folder / f"s{number}.svs", image, 20, 0.5)
-        truth_file = f"t{number}.png" if number % 2 else ""
-        rows.append([f"s{number}", f"s{number}.svs", f"p{number}", CLASSES[number % 2], truth_file])
-    (folder / "bad.svs").write_bytes(b"no slide")
-    rows.append(["bad", "bad.svs", "p9", "normal", ""])
-    with open(folder / "slides.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["slide", "path", "patient", "label", "truth"])
-        writer.writerows(rows)
-    return folder
+PRETRAIN = {"objective": "tile_contrast", "steps": 2, "batch": 4, "save_every_s": 0.001}
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     """Slides examined, dealt to folds and tiled."""
     root = tmp_path_factory.mktemp("six")
-    dataset = STUDY["dataset"] | {"root": str(draw(root / "raw"))}
-    stage("slides_ingest", "--settings", yaml.safe_dump(dataset), "--out", root / "ingest")
-    stage(
-        "slides_split", "--settings", "{count: 3}", "--classes", *CLASSES,
-        "--slides", root / "ingest/slides.csv", "--findings", root / "ingest/ingest.json",
-        "--out", root / "split",
-    )  # fmt: skip
-    slides = root / "ingest/slides.csv"
-    settings = json.dumps(TILES)
-    stage("tile", "--settings", settings, "--slides", slides, "--out", root / "tile")
-    return root
-
-
-def encode(root: Path, name: str, fold: int) -> Path:
-    """Train (or draw) an encoder and embed all tiles; the folder of the features."""
-    place = root / "pretrain" / name / f"f{fold}" / "s0"
-    common = ["--folds", root / "split/folds.csv", "--tiles", root / "tile/tiles.json"]
-    stage(
-        "slides_pretrain", "--settings", json.dumps(STUDY["encoders"][name]),
-        "--network", json.dumps(ENCODER), "--fold", fold, "--out", place,
-        "--work", root / "state" / name / str(fold), *common,
-    )  # fmt: skip
-    out = root / "embed" / name / f"f{fold}" / "s0"
-    stage("embed", "--encoder", place / "encoder.pt", "--out", out, *common)
-    return out
-
-
-def aggregate(root: Path, name: str, fold: int, embedded: Path) -> Path:
-    out = root / "mil" / name / "mean" / f"f{fold}" / "r0"
-    stage(
-        "mil", "--settings", "{steps: 3, batch: 2}", "--aggregator", "{name: mean, width: null}",
-        "--classes", *CLASSES, "--embedded", embedded / "embed.json",
-        "--folds", root / "split/folds.csv", "--fold", fold, "--out", out,
-        "--work", root / "state" / "mil" / name / str(fold),
-    )  # fmt: skip
-    return out
+    dataset = {"name": "six", "classes": CLASSES, "truth": 1, "tiles": TILES}
+    stages = Stages(
+        root,
+        {
+            "kind": "slides",
+            "dataset": dataset | {"root": str(draw(root / "raw", CLASSES, 6))},
+            "folds": {"count": 3},
+            "seeds": 1,
+            "encoder": ENCODER,
+            "encoders": {"random": {}, "mine": {"pretrain": PRETRAIN}},
+            "aggregators": {"mean": {"name": "mean", "width": None}},
+            "mil": {"steps": 3, "batch": 2},
+        },
+    )
+    stages.begin()
+    return stages
 
 
 @pytest.fixture(scope="module")
-def done(begun: Path) -> Path:
+def begun(study: Stages) -> Path:
+    return study.root
+
+
+@pytest.fixture(scope="module")
+def done(study: Stages) -> Path:
     """The whole study, to its report."""
-    root = begun
-    common = ["--folds", root / "split/folds.csv", "--tiles", root / "tile/tiles.json"]
-    common += ["--examined", root / "ingest/slides"]
-    for name in STUDY["encoders"]:
-        features = {0: encode(root, name, 0)}
-        runs = []
-        for fold in range(3):
-            if name == "mine" and fold:
-                features[fold] = encode(root, name, fold)
-            runs.append(aggregate(root, name, fold, features.get(fold, features[0])))
-        out = root / "evaluate" / name / "mean"
-        stage(
-            "slides_evaluate", "--runs", *runs, "--classes", *CLASSES, "--truth", 1,
-            "--out", out, *common,
-        )  # fmt: skip
-        if name == "mine":
-            for fold, folder in enumerate(runs):
-                place = root / "heatmap" / name / "mean" / f"f{fold}"
-                stage("heatmap", "--scores", folder / "scores.h5", "--out", place, *common)
-    study = load_slide_study(STUDY).model_dump(mode="json")
-    write_yaml(root / "config.resolved.yaml", study)
-    stage("slides_report", "--study", root / "config.resolved.yaml", "--out", root)
-    return root
+    study.finish()
+    return study.root
 
 
 def test_one_bad_slide_stops_nothing_and_is_named(begun: Path) -> None:
@@ -217,6 +130,7 @@ def test_the_report_shows_failed_slides_models_and_pictures(done: Path) -> None:
     assert "mean colour: logistic regression" in page
     assert page.count("data:image/png") == 12
     assert "bad.svs" not in page
+    assert "from a threshold on that validation patients choose" in page
     with open(done / "comparison.csv", newline="") as file:
         first = next(csv.DictReader(file))
     assert (first["encoder"], first["against_encoder"], first["primary"]) == (
@@ -271,8 +185,12 @@ def test_a_failed_encoder_fails_its_runs_and_no_more(begun: Path, tmp_path: Path
     torch.save(content | {"status": "failed", "reason": "it diverged"}, place / "encoder.pt")
     out = tmp_path / "embed"
     stage("embed", "--encoder", place / "encoder.pt", "--out", out, *common)
-    shutil.copytree(begun / "split", tmp_path / "split")
-    summary = read_json(aggregate(tmp_path, "random", 0, out) / "summary.json")
+    stage(
+        "mil", "--aggregator", "{name: mean}", "--classes", *CLASSES, "--fold", 0,
+        "--embedded", out / "embed.json", "--folds", begun / "split/folds.csv",
+        "--out", tmp_path / "mil", "--work", tmp_path / "state",
+    )  # fmt: skip
+    summary = read_json(tmp_path / "mil/summary.json")
     assert summary["status"] == "failed"
     assert "it diverged" in summary["reason"]
 
@@ -302,3 +220,32 @@ def test_an_encoder_of_ones_own_is_taken_whole(begun: Path, tmp_path: Path) -> N
     assert all(torch.equal(mine[name], taken[name]) for name in mine)
     assert any(not torch.equal(mine[name], random[name]) for name in mine)
     assert read_json(tmp_path / "taken/summary.json")["transfer"]["share"] == 1.0
+
+
+def test_a_killed_pretraining_ends_with_the_weights_of_an_uninterrupted_one(
+    begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"pretrain": PRETRAIN | {"steps": 6}}
+    common = ["--settings", json.dumps(settings), "--network", json.dumps(ENCODER)]
+    common += ["--folds", begun / "split/folds.csv", "--tiles", begun / "tile/tiles.json"]
+    stage("slides_pretrain", "--out", tmp_path / "a", "--work", tmp_path / "work_a", *common)
+    forward, calls = TileContrast.forward, []
+
+    def killed(self: TileContrast, batch: dict[str, torch.Tensor]) -> object:
+        calls.append(len(calls))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return forward(self, batch)
+
+    monkeypatch.setattr(TileContrast, "forward", killed)
+    resumed = ["--out", tmp_path / "b", "--work", tmp_path / "work_b", *common]
+    with pytest.raises(KeyboardInterrupt):
+        stage("slides_pretrain", *resumed)
+    assert not (tmp_path / "b/encoder.pt").exists()
+    stage("slides_pretrain", *resumed)
+    assert len(calls) == 4 + 3  # the steps that were not saved, and none of the others
+    whole, goes_on = (
+        torch.load(tmp_path / name / "encoder.pt", weights_only=True)["weights"] for name in "ab"
+    )
+    assert all(torch.equal(whole[name], goes_on[name]) for name in whole)
+    assert not (tmp_path / "work_b").exists()

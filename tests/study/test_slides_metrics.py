@@ -16,6 +16,7 @@ from medcl.study.slides_metrics import (
     auroc,
     contributions,
     measure,
+    of_class,
     threshold,
 )
 
@@ -50,9 +51,15 @@ def test_areas_are_computed_within_folds_and_weighted_by_patients() -> None:
     for fold in (0, 1):
         here = found.fold == fold
         area = roc_auc_score(found.label[here], found.probability[here, 1])
-        areas.append((area, here.sum()))
-    expected = sum(area * n for area, n in areas) / sum(n for _, n in areas)
-    assert measure("auroc", found) == pytest.approx(expected)
+        binary = [(label == kind, shares[:, kind]) for kind in range(3)]
+        areas.append(np.mean([roc_auc_score(*one) for one in binary]))
+        precisions.append(np.mean([average_precision_score(*one) for one in binary]))
+        second.append(roc_auc_score(*binary[1]))
+        counts.append(here.sum())
+    assert measure("auroc", found) == pytest.approx(np.average(areas, weights=counts))
+    assert measure("auprc", found) == pytest.approx(np.average(precisions, weights=counts))
+    recall = (found.decision[found.label == 1] == 1).mean()
+    assert of_class(1, found) == pytest.approx((np.average(second, weights=counts), recall))
 
 
 def test_scores_of_another_scale_in_each_fold_change_no_area() -> None:
