@@ -51,15 +51,26 @@ def test_areas_are_computed_within_folds_and_weighted_by_patients() -> None:
     for fold in (0, 1):
         here = found.fold == fold
         area = roc_auc_score(found.label[here], found.probability[here, 1])
-        binary = [(label == kind, shares[:, kind]) for kind in range(3)]
-        areas.append(np.mean([roc_auc_score(*one) for one in binary]))
-        precisions.append(np.mean([average_precision_score(*one) for one in binary]))
-        second.append(roc_auc_score(*binary[1]))
+        areas.append((area, here.sum()))
+    expected = sum(area * n for area, n in areas) / sum(n for _, n in areas)
+    assert measure("auroc", found) == pytest.approx(expected)
+
+
+def test_three_classes_are_measured_one_against_the_rest_within_folds() -> None:
+    found = predicted(45, classes=3).rows(np.arange(45) < 39)
+    areas, precisions, counts = [], [], []
+    for fold in (0, 1):
+        here = found.fold == fold
+        rest = [(found.label[here] == kind, found.probability[here, kind]) for kind in range(3)]
+        areas.append([roc_auc_score(*one) for one in rest])
+        precisions.append([average_precision_score(*one) for one in rest])
         counts.append(here.sum())
-    assert measure("auroc", found) == pytest.approx(np.average(areas, weights=counts))
-    assert measure("auprc", found) == pytest.approx(np.average(precisions, weights=counts))
+    by_class = np.average(areas, axis=0, weights=counts)
+    assert measure("auroc", found) == pytest.approx(by_class.mean())
+    expected = np.average(precisions, axis=0, weights=counts).mean()
+    assert measure("auprc", found) == pytest.approx(expected)
     recall = (found.decision[found.label == 1] == 1).mean()
-    assert of_class(1, found) == pytest.approx((np.average(second, weights=counts), recall))
+    assert of_class(1, found) == pytest.approx((by_class[1], recall))
 
 
 def test_scores_of_another_scale_in_each_fold_change_no_area() -> None:
