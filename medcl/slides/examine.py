@@ -162,6 +162,7 @@ def _meta(reader: SlideReader) -> dict[str, Any]:
         "microns_per_pixel": reader.microns_per_pixel,
         "microns_per_pixel_stated": reader.stated,
         "sha256": slide_sha256(reader.path),
+        "quickhash": reader.quickhash,
         "reader": f"{type(reader).__name__.strip('_')}, OpenSlide {openslide.__library_version__}",
     }
 

@@ -46,8 +46,11 @@ class SlideReader(ABC):
 
     sizes: (width, height) of each level, the finest first. downsamples: level-0 pixels a pixel of
     the level. microns_per_pixel: side of a pixel of level 0 in micrometres, None if the file states
-    none that is plausible; `stated` is what it states.
+    none that is plausible; `stated` is what it states. quickhash: OpenSlide's hash of the slide,
+    the same from whichever file of a DICOM series it was opened; None where there is none.
     """
+
+    quickhash: str | None = None
 
     def __init__(
         self,
@@ -147,6 +150,7 @@ class _OpenSlideReader(SlideReader):
             float(np.mean(stated)) if stated else None,
             given,
         )
+        self.quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
 
     def _region(
         self, x: int, y: int, level: int, width: int, height: int

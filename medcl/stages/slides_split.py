@@ -23,11 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write audit.json, then folds.csv; one slide in two folds stops before it."""
+    """Write audit.json, then folds.csv; one picture in two folds stops before it."""
     settings = load_section(Folds, args.settings)
     slides, out = read_slides(args.slides), Path(args.out)
     fold_of = deal(slides, args.classes, settings)
-    digests = {item["case"]: item["sha256"] for item in read_json(args.findings)["slides"]}
+    listed = read_json(args.findings)["slides"]
+    # Two levels of one DICOM series are two files, and one slide.
+    digests = {item["case"]: item.get("quickhash") or item["sha256"] for item in listed}
     duplicates = twice(
         {one.slide: (digests[one.slide], one.patient, fold_of[one.patient]) for one in slides}
     )
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         write_json(out / "audit.stopped.json", audit)
         first = leaking[0]
         raise MedclError(
-            f"leakage: the same file is slide {' and '.join(first['slides'])} of patients "
+            f"leakage: the same picture is slide {' and '.join(first['slides'])} of patients "
             f"{' and '.join(first['patients'])}, in folds {first['folds']}; remove all but one, "
             f"or name one patient (written to {out / 'audit.stopped.json'})"
         )
@@ -70,7 +72,7 @@ def sites_of(slides: Sequence[Slide], fold_of: Mapping[str, int]) -> dict[str, l
 
 
 def twice(known: dict[str, tuple[str, str, int]]) -> list[dict[str, Any]]:
-    """Slides whose files are equal: (hash, patient, fold) of each slide."""
+    """Slides that are one picture: (hash, patient, fold) of each slide."""
     by_digest: dict[str, list[str]] = {}
     for slide, (digest, _, _) in known.items():
         by_digest.setdefault(digest, []).append(slide)

@@ -72,7 +72,7 @@ def folds(results: SlideResults) -> Html:
         f"Patients of each fold, dealt by {results.study.folds.by}. A fold is tested by models "
         "trained without it and without the next one, "
         f"{'which is left for validation' if len(classes) > 2 else THRESHOLD}. "
-        f"Groups of equal files: {twice}, none across folds."
+        f"Groups of equal slides: {twice}, none across folds."
     )
     if sites:
         caption += f" Sites with patients in more than one fold: {parted} of {len(sites)}."

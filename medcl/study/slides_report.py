@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from medcl.files import read_json, replacing
+from medcl.files import replacing
 from medcl.study.markup import (
     Html,
     bullets,
     escape,
-    figure,
     join,
-    panels,
     paragraph,
     section,
     table,
     tag,
-    ticked,
 )
 from medcl.study.names import Names
 from medcl.study.sections_study import provenance
 from medcl.study.sentences import p_value
 from medcl.study.slides_material import pretraining, slides, unfinished
 from medcl.study.slides_metrics import METRICS, NAMES, of_class
+from medcl.study.slides_pictures import forest, heatmaps, sides
 from medcl.study.slides_results import Model, Pair, SlideResults, pairs
 from medcl.study.statistics import LEVEL, Estimate
 
@@ -89,7 +86,7 @@ def answer(results: SlideResults, compared: Sequence[Pair]) -> Html:
     said = [paragraph(words(pair), class_="answer") for pair in primary]
     if not said:
         only = results.model(study.asked, study.aggregator)
-        said = [paragraph(f"{only.name}: AUROC {shown(only.estimate('auroc'))}.", class_="answer")]
+        said = [paragraph(f"{only.name}: AUROC {shown(only.estimates['auroc'])}.", class_="answer")]
     return section("Answer", warning and paragraph(warning), *said, anchor="answer")
 
 
@@ -99,7 +96,7 @@ def words(pair: Pair, metric: str = "auroc") -> str:
     start = f"{pair.first.name} compared with {pair.second.name}: "
     if found.mean is None:
         return f"{start}no comparison ({found.reason})."
-    means = [model.estimate(metric).mean for model in (pair.first, pair.second)]
+    means = [model.estimates[metric].mean for model in (pair.first, pair.second)]
     beside = " and ".join("-" if mean is None else f"{mean:.3f}" for mean in means)
     start += f"the {NAMES[metric]} differs by {found.mean:+.3f} ({beside})"
     if found.low is None or found.high is None:
@@ -126,11 +123,18 @@ def shown(found: Estimate, *, sign: bool = False) -> str:
     return f"{mean} ({found.low:{plus}.3f} to {found.high:{plus}.3f})"
 
 
+def cell(found: Estimate, *, sign: bool = False) -> Html:
+    """An estimate with its interval below it; beside it, four would be wider than a page."""
+    mean, _, limits = shown(found, sign=sign).partition(" (")
+    below = join([Html("<br>"), tag("small", limits.removesuffix(")"))], "") if limits else ""
+    return join([escape(mean), below], "")
+
+
 def measured(results: SlideResults) -> Html:
     """Every model by metric, tiles with a truth, and what colour alone tells."""
-    rules = ("", "a patient is positive from a threshold on that validation patients choose")
+    spoken = ("", "a patient is positive from a threshold on that validation patients choose")
     if len(results.study.dataset.classes) > 2:
-        rules = (
+        spoken = (
             " for each class against the rest and averaged over the classes",
             "the decision is the likeliest class, without a threshold",
         )
@@ -138,7 +142,7 @@ def measured(results: SlideResults) -> Html:
     tiles: list[list[object]] = []
     for model in results.models:
         rows.append([model.encoder, model.aggregator, len(model.seeds)])
-        rows[-1] += [shown(model.estimate(name)) for name in METRICS]
+        rows[-1] += [cell(model.estimates[name]) for name in METRICS]
         if of := model.total("slides_with_truth"):
             areas = [r["instance_auroc"] for r in model.runs if r.get("instance_auroc") is not None]
             mean = f"{sum(areas) / len(areas):.3f}" if areas else "-"
@@ -148,8 +152,8 @@ def measured(results: SlideResults) -> Html:
     caption = (
         "Patients over all folds, mean over the seeds, with 95 % intervals over seeds and "
         "patients. The probability of a patient is the mean over the slides; AUROC and AUPRC are "
-        f"computed within folds{rules[0]}; {rules[1]}. Balanced accuracy and macro-F1 are of these "
-        "decisions. The folds share training patients, which the intervals do not know of."
+        f"computed within folds{spoken[0]}; {spoken[1]}. Balanced accuracy and macro-F1 are of "
+        "these decisions. The folds share training patients, which the intervals do not know of."
     )
     heads = ["encoder", "aggregator", "seeds", *NAMES.values()]
     line: object = ""
@@ -167,7 +171,9 @@ def measured(results: SlideResults) -> Html:
         tiles,
         "ttnnn",
     )
-    models = table(caption, heads, rows, "ttnnnnn")
+    per_encoder = len(results.study.aggregators)
+    rules = range(per_encoder, len(rows), per_encoder) if per_encoder > 1 else []
+    models = table(caption, heads, rows, "ttnnnnn", rules=rules)
     return section("Results", models, by_class(results), line, truth, anchor="results")
 
 
@@ -193,8 +199,8 @@ def by_class(results: SlideResults) -> Html:
 def comparisons(compared: Sequence[Pair]) -> Html:
     rows = [
         [
-            *_sides(pair),
-            *[shown(pair.differences[name], sign=True) for name in METRICS],
+            *sides(pair),
+            *[cell(pair.differences[name], sign=True) for name in METRICS],
             *[p_shown(p) for p in (pair.differences["auroc"].p, pair.adjusted["auroc"])],
         ]
         for pair in compared
@@ -209,57 +215,16 @@ def comparisons(compared: Sequence[Pair]) -> Html:
     heads = ["difference", "with", *NAMES.values(), "p", "p after Holm"]
     without = bullets(f"Without an interval: {reason}." for reason in sorted(reasons))
     return section(
-        "Comparisons", table(caption, heads, rows, "ttnnnnnn"), without, anchor="comparisons"
+        "Comparisons",
+        forest(compared),
+        table(caption, heads, rows, "ttnnnnnn"),
+        without,
+        anchor="comparisons",
     )
-
-
-def _sides(pair: Pair) -> list[object]:
-    """What is compared, and what both have in common."""
-    first, second = pair.first, pair.second
-    if pair.by == "encoder":
-        said = [f"{first.encoder} − {second.encoder}", first.aggregator]
-    else:
-        said = [f"{first.aggregator} − {second.aggregator}", first.encoder]
-    return [said[0] + (" (primary)" if pair.primary else ""), said[1]]
 
 
 def p_shown(p: float | None) -> str:
     return "-" if p is None else p_value(p).removeprefix("p ").removeprefix("= ")
-
-
-def heatmaps(results: SlideResults, names: Names) -> Html:
-    """Heat maps of the primary model, positive slides first."""
-    study = results.study
-    folder = results.root / "heatmap" / study.asked / study.aggregator
-    if results.dealt is None or not folder.is_dir():
-        return Html("")
-    label = {one.slide: one.label for one in results.dealt.slides}
-    made = {file.parent: read_json(file) for file in sorted(folder.glob("f*/heatmap.json"))}
-    drawn = [place / name for place, listed in made.items() for name in listed["slides"]]
-    lost = sum(len(listed["lost"]) for listed in made.values())
-    order = study.dataset.classes
-    drawn.sort(key=lambda path: (-order.index(label[path.name]), path.name))
-    items = [
-        figure(
-            join([picture(path / "heatmap.png"), picture(path / "tiles.png")]),
-            f"{names.case(path.name)}, {label[path.name]}, as a test slide of {path.parent.name}",
-        )
-        for path in drawn[: study.report.heatmaps]
-    ]
-    text = (
-        f"Test slides as {study.asked}, {study.aggregator} (seed 0) saw them: each tile in the "
-        "colour of its percentile within the slide, and the tiles with the highest scores. A score "
-        f"is how much a tile speaks for {study.dataset.classes[-1]}; of an aggregator with one "
-        "attention for all classes, how much the tile counts. "
-        f"{len(drawn)} slides are drawn in `heatmap/`, with GeoJSON for QuPath"
-        f"{f'; {lost} could not be read again' if lost else ''}."
-    )
-    return section("Heat maps", paragraph(ticked(text)), panels(items), anchor="heatmaps")
-
-
-def picture(file: Path) -> Html:
-    data = base64.b64encode(file.read_bytes()).decode()
-    return Html(f'<img alt="" style="max-width:100%" src="data:image/png;base64,{data}">')
 
 
 def write_comparison(file: Path, compared: Sequence[Pair]) -> None:
@@ -280,4 +245,4 @@ def write_comparison(file: Path, compared: Sequence[Pair]) -> None:
 
 
 def _mean(model: Model, metric: str) -> float | None:
-    return model.estimate(metric).mean
+    return model.estimates[metric].mean

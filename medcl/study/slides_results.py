@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,20 @@ class Model:
     def name(self) -> str:
         return f"{self.encoder}, {self.aggregator}"
 
-    def table(self, metric: str) -> Float[np.ndarray, "R P"]:
-        """What each patient contributes to a metric, by seed; nan where it is undefined."""
-        return np.stack([contributions(metric, one) for one in self.seeds.values()])
+    @cached_property
+    def tables(self) -> dict[str, Float[np.ndarray, "R P"]]:
+        """By metric: what each patient contributes, by seed; nan where it is undefined."""
+        found = self.seeds.values()
+        return {name: np.stack([contributions(name, one) for one in found]) for name in METRICS}
 
-    def estimate(self, metric: str) -> Estimate:
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """By metric, over seeds and patients."""
         if not self.seeds:
-            return Estimate(None, 0, 0, 0, reason="no seed finished in every fold")
-        return _within(estimate(self.table(metric), self.patients), 0.0, 1.0)
+            lost = Estimate(None, 0, 0, 0, reason="no seed finished in every fold")
+            return dict.fromkeys(METRICS, lost)
+        found = {name: estimate(table, self.patients) for name, table in self.tables.items()}
+        return {name: _within(one, 0.0, 1.0) for name, one in found.items()}
 
     def total(self, key: str) -> int:
         return sum(run.get(key, 0) for run in self.runs)
@@ -164,12 +171,11 @@ def _pair(first: Model, second: Model, by: str, primary: bool) -> Pair:
         reason = "no seed finished in every fold of both"
         lost = Estimate(None, 0, 0, 0, reason=reason)
         return Pair(first, second, by, primary, dict.fromkeys(METRICS, lost))
-    one = replace(first, seeds={seed: first.seeds[seed] for seed in both})
-    other = replace(second, seeds={seed: second.seeds[seed] for seed in both})
-    differences = {
-        name: _within(estimate(one.table(name) - other.table(name), first.patients), -1.0, 1.0)
-        for name in METRICS
-    }
+    one, other = ([list(model.seeds).index(seed) for seed in both] for model in (first, second))
+    differences = {}
+    for name in METRICS:
+        table = first.tables[name][one] - second.tables[name][other]
+        differences[name] = _within(estimate(table, first.patients), -1.0, 1.0)
     return Pair(first, second, by, primary, differences)
 
 

@@ -99,3 +99,11 @@ def test_a_slide_without_its_pixels_is_named(tmp_path: Path) -> None:
     with pytest.raises(SlideError, match=r"\.mrxs beside the folder") as caught:
         open_slide(tmp_path / "a")
     assert caught.value.code == "unreadable"
+
+
+def test_a_dicom_slide_is_the_same_from_each_of_its_files_and_no_other(tmp_path: Path) -> None:
+    first = dicom(tmp_path / "a", LEVELS, MICRONS)
+    second = dicom(tmp_path / "b", LEVELS, MICRONS)
+    hashes = [open_slide(path).quickhash for path in (first, first.with_name("level2.dcm"), second)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert open_slide(first.with_name("level2.dcm")).sizes == open_slide(first).sizes

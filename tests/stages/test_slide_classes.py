@@ -1,4 +1,4 @@
-"""Three classes, three encoders and two aggregators, from slides to report."""
+"""Three classes, two encoders and two aggregators, from slides to report."""
 
 import csv
 from pathlib import Path
@@ -15,7 +15,6 @@ from medcl.study.slides_results import pairs, read_slide_results
 from medcl.study.statistics import holm
 
 CLASSES = ["benign", "insitu", "invasive"]
-CONTRAST = {"objective": "tile_contrast", "steps": 2, "batch": 4}
 STUDY = {
     "kind": "slides",
     "folds": {"count": 3},
@@ -23,8 +22,9 @@ STUDY = {
     "encoder": {"name": "narrow", "width": 2, "levels": 2},
     "encoders": {
         "random": {},
-        "contrast": {"pretrain": {**CONTRAST, "patients": "all"}},
-        "again": {"pretrain": {**CONTRAST, "patients": "all", "learning_rate": 1e-4}},
+        "contrast": {
+            "pretrain": {"objective": "tile_contrast", "steps": 2, "batch": 4, "patients": "all"}
+        },
     },
     "aggregators": {
         "abmil": {"name": "abmil", "width": 4, "attention": 4},
@@ -78,12 +78,10 @@ def test_every_encoder_meets_the_control_and_every_aggregator_the_first(done: Pa
     found = pairs(results)
     assert [(p.first.name, p.second.name, p.by) for p in found] == [
         ("contrast, abmil", "random, abmil", "encoder"),
-        ("again, abmil", "random, abmil", "encoder"),
         ("contrast, dsmil", "random, dsmil", "encoder"),
-        ("again, dsmil", "random, dsmil", "encoder"),
         ("contrast, dsmil", "contrast, abmil", "aggregator"),
     ]
-    assert [pair.primary for pair in found] == [True, False, False, False, False]
+    assert [pair.primary for pair in found] == [True, False, False]
     first, others = found[0], found[1:]
     assert first.adjusted["auroc"] == first.differences["auroc"].p is not None
     expected = holm([pair.differences["auroc"].p for pair in others])
@@ -100,14 +98,14 @@ def test_the_page_tells_the_rule_of_decision_and_every_class(done: Path) -> None
     assert "each class against the rest" in page
     assert "validation patients choose" not in page
     assert "whose patients choose the threshold" not in page
-    assert page.count("contrast − random") == 2
+    assert page.count("contrast − random") == 4  # in the figure and in the table
     for name in CLASSES:
         assert f">{name}</td>" in page
 
 
 def test_a_slide_that_could_not_be_read_later_stands_among_those_that_failed(done: Path) -> None:
+    assert "unreadable_later" not in (done / "report.html").read_text()
     results = read_slide_results(done / "config.resolved.yaml", done)
-    assert "unreadable_later" not in slide_page(results)
     results.unreadable["s3"] = "s3.svs: cannot be read as a slide: gone"
     page = slide_page(results)
     assert "unreadable_later" in page

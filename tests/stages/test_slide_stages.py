@@ -77,15 +77,20 @@ def test_a_study_without_a_usable_slide_fails(tmp_path: Path) -> None:
         stage("slides_ingest", "--settings", yaml.safe_dump(dataset), "--out", tmp_path / "out")
 
 
-def test_the_same_file_under_two_patients_is_leakage(begun: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["sha256", "quickhash"])
+def test_the_same_slide_under_two_patients_is_leakage(
+    begun: Path, tmp_path: Path, key: str
+) -> None:
     findings = read_json(begun / "ingest/ingest.json")
     fold = read_folds(begun / "split/folds.csv").fold
     other = next(name for name in fold if fold[name] != fold["s0"])
     for item in findings["slides"]:
+        if key == "sha256":
+            item["quickhash"] = None
         if item["case"] == other:
-            item["sha256"] = next(i["sha256"] for i in findings["slides"] if i["case"] == "s0")
+            item[key] = next(i[key] for i in findings["slides"] if i["case"] == "s0")
     (tmp_path / "ingest.json").write_text(json.dumps(findings))
-    with pytest.raises(MedclError, match="leakage: the same file is slide"):
+    with pytest.raises(MedclError, match="leakage: the same picture is slide"):
         stage(
             "slides_split", "--settings", "{count: 3}", "--classes", *CLASSES,
             "--slides", begun / "ingest/slides.csv", "--findings", tmp_path / "ingest.json",
