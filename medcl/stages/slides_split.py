@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
         ],
         "duplicates": duplicates,
         "sites": sites_of(slides, fold_of),
+        "mixed": mixed(slides),
     }
     write_json(out / "audit.json", audit)
     if leaking:
@@ -69,6 +70,14 @@ def sites_of(slides: Sequence[Slide], fold_of: Mapping[str, int]) -> dict[str, l
         if one.site:
             found.setdefault(one.site, set()).add(fold_of[one.patient])
     return {site: sorted(folds) for site, folds in found.items()}
+
+
+def mixed(slides: Sequence[Slide]) -> list[str]:
+    """Patients with slides of several classes."""
+    found: dict[str, set[str]] = {}
+    for one in slides:
+        found.setdefault(one.patient, set()).update({one.label} - {""})
+    return sorted(patient for patient, labels in found.items() if len(labels) > 1)
 
 
 def twice(known: dict[str, tuple[str, str, int]]) -> list[dict[str, Any]]:

@@ -74,6 +74,8 @@ def folds(results: SlideResults) -> Html:
         f"{'which is left for validation' if len(classes) > 2 else THRESHOLD}. "
         f"Groups of equal slides: {twice}, none across folds."
     )
+    if several := len(results.audit.get("mixed", [])):
+        caption += f" Patients with slides of several classes, counted as the last: {several}."
     if sites:
         caption += f" Sites with patients in more than one fold: {parted} of {len(sites)}."
     return table(

@@ -149,8 +149,8 @@ def pairs(results: SlideResults) -> list[Pair]:
         if aggregator != study.aggregator:
             first = results.model(study.asked, aggregator)
             found.append(_pair(first, second, "aggregator", False))
-    primary = [pair for pair in found if pair.primary]
-    return _adjusted(primary) + _adjusted([pair for pair in found if not pair.primary])
+    asked, others = ([pair for pair in found if pair.primary is kind] for kind in (True, False))
+    return _adjusted(asked) + _adjusted(others)
 
 
 def _adjusted(family: Sequence[Pair]) -> list[Pair]:

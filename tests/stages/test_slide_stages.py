@@ -99,6 +99,29 @@ def test_the_same_slide_under_two_patients_is_leakage(
     assert not (tmp_path / "split/folds.csv").exists()
 
 
+def test_the_audit_names_sites_in_several_folds_and_patients_of_several_classes(
+    tmp_path: Path,
+) -> None:
+    rows = ["slide,path,patient,label,site"]
+    rows += [f"s{n},s{n}.svs,p{n // 2},{CLASSES[n // 2 % 2]},h{n // 6}" for n in range(12)]
+    rows += ["x,x.svs,p1,normal,h0"]
+    (tmp_path / "slides.csv").write_text("\n".join(rows) + "\n")
+    listed = [{"case": row.split(",")[0], "sha256": row} for row in rows[1:]]
+    (tmp_path / "ingest.json").write_text(json.dumps({"slides": listed}))
+    common = ["--classes", *CLASSES, "--slides", tmp_path / "slides.csv"]
+    common += ["--findings", tmp_path / "ingest.json", "--out", tmp_path / "split"]
+    stage("slides_split", "--settings", "{count: 3}", *common)
+    audit = read_json(tmp_path / "split/audit.json")
+    assert audit["mixed"] == ["p1"]
+    fold = read_folds(tmp_path / "split/folds.csv").fold
+    for site, folds in audit["sites"].items():
+        here = {fold[row.split(",")[0]] for row in rows[1:] if row.endswith(site)}
+        assert folds == sorted(here)
+        assert len(folds) > 1
+    with pytest.raises(MedclError, match="2 sites cannot be dealt to 3 folds"):
+        stage("slides_split", "--settings", "{count: 3, by: site}", *common)
+
+
 def test_tiles_and_their_mean_colour_are_listed(begun: Path) -> None:
     listed = read_json(begun / "tile/tiles.json")["slides"]
     assert all(item["status"] == "ok" and item["tiles"] > 0 for item in listed.values())
