@@ -13,7 +13,7 @@ import numpy as np
 
 from medcl.config import load_slide_study
 from medcl.slides.examine import write_png
-from medcl.slides.phantom import write_svs
+from medcl.slides.phantom import BROKEN, write_svs
 from medcl.study.slides_flow import SlideFlow
 
 SIDE, EDGE = 512, 64  # pixels of a slide, and of the glass around its tissue
@@ -27,9 +27,9 @@ def stage(name: str, *arguments: object) -> None:
     module.run(parser.parse_args([str(word) for word in arguments]))
 
 
-def draw(folder: Path, classes: Sequence[str], count: int) -> Path:
-    """Slides s0, s1, ... of patients p0, p1, ... at two sites, their classes in turn; one, `bad`,
-    that cannot be read.
+def draw(folder: Path, classes: Sequence[str], count: int, broken: Sequence[str] = ()) -> Path:
+    """Slides s0, s1, ... of patients p0, p1, ..., their classes in turn; one, `bad`, that cannot be
+    read, and the phantom's `broken` ones.
 
     A slide of class k > 0 has stripes of k times four pixels in a square, which for the last class
     is its truth.
@@ -56,6 +56,9 @@ def draw(folder: Path, classes: Sequence[str], count: int) -> Path:
         rows.append([f"s{number}", f"s{number}.svs", f"p{number}", classes[kind], truth])
     (folder / "bad.svs").write_bytes(b"no slide")
     rows.append(["bad", "bad.svs", "p99", classes[0], ""])
+    for code in broken:
+        made = BROKEN[code](folder, code, rng)
+        rows.append([made.slide, made.path, made.patient, classes[0], ""])
     with open(folder / "slides.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["slide", "path", "patient", "label", "truth"])

@@ -14,6 +14,7 @@ from make_slide_study import Stages, draw, stage
 from medcl.errors import MedclError
 from medcl.files import read_json
 from medcl.objectives.tile_contrast import TileContrast
+from medcl.slides.phantom import BROKEN
 from medcl.slides.table import read_folds
 from medcl.stages import embed
 from medcl.study.slides_results import logistic, read_slide_results
@@ -33,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Stages:
         root,
         {
             "kind": "slides",
-            "dataset": dataset | {"root": str(draw(root / "raw", CLASSES, 6))},
+            "dataset": dataset | {"root": str(draw(root / "raw", CLASSES, 6, list(BROKEN)))},
             "folds": {"count": 3},
             "seeds": 1,
             "encoder": ENCODER,
@@ -64,9 +65,8 @@ def test_one_bad_slide_stops_nothing_and_is_named(begun: Path) -> None:
     assert listed["bad"]["status"] == "unreadable"
     assert listed["bad"]["findings"][0]["remedy"]
     assert (begun / "ingest/slides/bad/qc.json").exists()
-    assert {one.slide for one in read_folds(begun / "split/folds.csv").slides} == set(listed) - {
-        "bad"
-    }
+    dealt = {one.slide for one in read_folds(begun / "split/folds.csv").slides}
+    assert dealt == {f"s{n}" for n in range(6)}
 
 
 def test_a_study_without_a_usable_slide_fails(tmp_path: Path) -> None:
@@ -153,7 +153,9 @@ def test_tiles_with_a_truth_are_measured_on_positive_slides(done: Path) -> None:
 
 def test_the_report_shows_failed_slides_models_and_pictures(done: Path) -> None:
     page = (done / "report.html").read_text()
-    assert "unreadable" in page
+    assert "Slides that are not part of the study: 4 of 10." in page
+    for status in ("unreadable", *BROKEN):
+        assert f'<td class="text">{status}</td>' in page
     assert "an interval needs at least 5" in page
     assert "mean colour: logistic regression" in page
     assert page.count("data:image/png") == 12

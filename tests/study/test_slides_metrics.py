@@ -69,8 +69,9 @@ def test_three_classes_are_measured_one_against_the_rest_within_folds() -> None:
     assert measure("auroc", found) == pytest.approx(by_class.mean())
     expected = np.average(precisions, axis=0, weights=counts).mean()
     assert measure("auprc", found) == pytest.approx(expected)
-    recall = (found.decision[found.label == 1] == 1).mean()
-    assert of_class(1, found) == pytest.approx((by_class[1], recall))
+    for kind in range(3):
+        recall = (found.decision[found.label == kind] == kind).mean()
+        assert of_class(kind, found) == pytest.approx((by_class[kind], recall))
 
 
 def test_scores_of_another_scale_in_each_fold_change_no_area() -> None:
