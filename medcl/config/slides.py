@@ -92,7 +92,7 @@ class Folds(Section):
         4,
         ge=3,
         description="each fold is tested once, by models that saw neither it nor the next one, "
-        "whose patients choose the threshold",
+        "whose patients choose the threshold of a study of two classes",
     )
     by: Literal["patient", "site"] = Field(
         "patient", description="site: all patients of a site stay together"

@@ -9,8 +9,6 @@ has to be found. Everything drawn depends on (seed, subject) alone.
 
 from __future__ import annotations
 
-import csv
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations, product
@@ -23,6 +21,7 @@ from jaxtyping import Float64
 from numpy.random import Generator
 
 from medcl.config import PhantomKeys
+from medcl.data import drawn_set
 from medcl.data.phantom_series import write_series
 from medcl.data.phantom_torso import CLASSES, Torso, draw_torso, paint, small_rotation
 from medcl.data.volume import Volume, reorient, write_nifti
@@ -72,16 +71,17 @@ def write_phantom(
             f"{FEWEST} or more"
         )
     folder = Path(folder)
-    _clear(folder)
+    drawn_set.begin(folder / TABLE, COLUMNS, FOLDERS)
     scans = []
     for index in range(keys.subjects):
         scans += _subject(folder, keys.seed, index)
         say(f"{scans[-1].subject}: {index + 1} of {keys.subjects} subjects")
     if keys.broken:
         for number, (code, make) in enumerate(BROKEN.items()):
-            scans.append(make(folder, code, _draw(keys.seed, keys.subjects + number)))
+            scans.append(make(folder, code, drawn_set.generator(keys.seed, keys.subjects + number)))
         say(f"{len(BROKEN)} broken cases")
-    _write_table(folder / TABLE, scans)
+    listed = [scan for scan in scans if scan.in_table]
+    drawn_set.write_table(folder / TABLE, COLUMNS, listed)
     write_json(folder / "phantom.json", _listing(keys, scans))
     return scans
 
@@ -130,7 +130,7 @@ def _subject(folder: Path, seed: int, index: int) -> list[Scan]:
     Every second pair has lesions, every sixth subject has no label (every other of these is a
     series in the archive), another sixth are DICOM series, and subjects 0 and 3 have two visits.
     """
-    rng = _draw(seed, index)
+    rng = drawn_set.generator(seed, index)
     lesions = index % 4 < 2
     torso = draw_torso(rng, lesions=lesions)
     labelled, archived, series = index % 6 != 5, index % 12 == 5, index % 6 == 2
@@ -183,10 +183,6 @@ def _write(
 
 def _whole(array: np.ndarray) -> np.ndarray:
     return np.round(array * (4000 / array.max())).astype(np.int16)
-
-
-def _draw(seed: int, subject: int) -> Generator:
-    return np.random.default_rng(np.random.SeedSequence([abs(seed), subject, int(seed < 0)]))
 
 
 # ------------------------------------------------------------------------------- broken cases
@@ -273,28 +269,6 @@ BROKEN: dict[str, Callable[[Path, str, Generator], Scan]] = {
 
 
 # ---------------------------------------------------------------------------- table and listing
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run wrote; the table, written first, tells that it was one."""
-    table = folder / TABLE
-    if table.exists():
-        for name in FOLDERS:
-            shutil.rmtree(folder / name, ignore_errors=True)
-    elif any((folder / name).exists() for name in FOLDERS):
-        raise MedclError(
-            f"{folder}: holds data that `medcl phantom` did not write; choose an empty folder"
-        )
-    _write_table(table, [])
-
-
-def _write_table(path: Path, scans: list[Scan]) -> None:
-    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for scan in scans:
-            if scan.in_table:
-                writer.writerow([getattr(scan, column) for column in COLUMNS])
 
 
 def _listing(keys: PhantomKeys, scans: list[Scan]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ TINTS = {
     "black": (230, 159, 0),
 }
 LEGEND = 16  # pixels
+TRIALS = 16  # places of the tissue that are read, to see that the pixels are there
 SHOWN = 640  # pixels; smaller thumbnails are enlarged in qc.png
 
 
@@ -79,10 +80,11 @@ def examine(
             meta |= _meta(reader)
             small = thumbnail(reader, settings.microns_per_pixel)
             microns = reader.microns_at(0) * float(np.mean(small.scale))
-        if mask is None:
-            tissue = find_tissue(small.image, microns, settings)
-        else:
-            tissue = Tissue(_given_mask(mask, small), None, {})
+            if mask is None:
+                tissue = find_tissue(small.image, microns, settings)
+            else:
+                tissue = Tissue(_given_mask(mask, small), None, {})
+            reader.try_reading(_spread(tissue.mask, small.scale))
         findings += _check(tissue, path, mask)
     except SlideError as error:
         findings.append(Finding.of(error))
@@ -160,8 +162,16 @@ def _meta(reader: SlideReader) -> dict[str, Any]:
         "microns_per_pixel": reader.microns_per_pixel,
         "microns_per_pixel_stated": reader.stated,
         "sha256": slide_sha256(reader.path),
+        "quickhash": reader.quickhash,
         "reader": f"{type(reader).__name__.strip('_')}, OpenSlide {openslide.__library_version__}",
     }
+
+
+def _spread(mask: Bool[np.ndarray, "h w"], scale: tuple[float, float]) -> list[tuple[int, int]]:
+    """Level-0 places all over the tissue, from its first row to its last."""
+    y, x = np.nonzero(mask)
+    chosen = np.unique(np.linspace(0, max(0, len(x) - 1), TRIALS).astype(int))[: len(x)]
+    return [(int(x[i] * scale[0]), int(y[i] * scale[1])) for i in chosen]
 
 
 def _given_mask(path: str | Path, small: Thumbnail) -> Bool[np.ndarray, "h w"]:

@@ -10,9 +10,7 @@ alone.
 
 from __future__ import annotations
 
-import csv
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ import tifffile
 from jaxtyping import UInt8
 from numpy.random import Generator
 
+from medcl.data import drawn_set
 from medcl.errors import MedclError
 from medcl.files import replacing, write_json
 from medcl.slides.examine import write_png
@@ -80,7 +79,7 @@ def write_slide_phantom(
             "too few; give 2 patients and 1 slide or more"
         )
     folder = Path(folder)
-    _clear(folder)
+    drawn_set.begin(folder / TABLE, COLUMNS, FOLDERS)
     slides = []
     total = settings.patients * settings.slides_per_patient
     for index in range(total):
@@ -93,14 +92,14 @@ def write_slide_phantom(
             power=40 if index % 3 == 2 else 20,
             truth=f"truth/s{index + 1:03d}.png",
         )
-        _write(folder, slide, _draw(settings.seed, index))
+        _write(folder, slide, drawn_set.generator(settings.seed, index))
         slides.append(slide)
         say(f"{slide.slide}: {index + 1} of {total} slides")
     if settings.broken:
         for number, (code, make) in enumerate(BROKEN.items()):
-            slides.append(make(folder, code, _draw(settings.seed, total + number)))
+            slides.append(make(folder, code, drawn_set.generator(settings.seed, total + number)))
         say(f"{len(BROKEN)} broken slides")
-    _write_table(folder / TABLE, slides)
+    drawn_set.write_table(folder / TABLE, COLUMNS, slides)
     listing = {
         "format": 1,
         "settings": asdict(settings),
@@ -187,28 +186,3 @@ BROKEN: dict[str, Callable[[Path, str, Generator], PhantomSlide]] = {
     "no_mpp": _without_scale,
     "truncated": _truncated,
 }
-
-
-def _draw(seed: int, slide: int) -> Generator:
-    return np.random.default_rng(np.random.SeedSequence([abs(seed), slide, int(seed < 0)]))
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run wrote; the table, written first, tells that it was one."""
-    table = folder / TABLE
-    if table.exists():
-        for name in FOLDERS:
-            shutil.rmtree(folder / name, ignore_errors=True)
-    elif any((folder / name).exists() for name in FOLDERS):
-        raise MedclError(
-            f"{folder}: holds data that `medcl phantom` did not write; choose an empty folder"
-        )
-    _write_table(table, [])
-
-
-def _write_table(path: Path, slides: list[PhantomSlide]) -> None:
-    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for slide in slides:
-            writer.writerow([getattr(slide, column) for column in COLUMNS])

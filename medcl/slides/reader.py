@@ -1,8 +1,9 @@
 """Whole-slide images, region by region, as RGB on white.
 
 OpenSlide reads SVS, NDPI, MRXS, SCN, BIF, DICOM and classic TIFF pyramids. It shows one level of a
-pyramid kept in SubIFDs, as OME-TIFF does; those are read by tifffile. Places are in pixels of level
-0, as OpenSlide has them; what lies outside the slide is white.
+pyramid kept in SubIFDs, as OME-TIFF does; those are read by tifffile. A vendor's own format is left
+to OpenSlide alone: it knows which pages are the slide, and how they are stitched. Places are in
+pixels of level 0, as OpenSlide has them; what lies outside the slide is white.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ except ImportError:
 PLAUSIBLE_MICRONS = (0.05, 20.0)  # outside: the resolution of a printer, or another unit
 HANDLES = 8  # open slides of a process
 CACHE_BYTES = 64 << 20
+TRIED = 32  # pixels along the side of a box of a trial reading
+NO_VENDOR = "generic-tiff"
 
 Size = tuple[int, int]
 
@@ -43,8 +46,11 @@ class SlideReader(ABC):
 
     sizes: (width, height) of each level, the finest first. downsamples: level-0 pixels a pixel of
     the level. microns_per_pixel: side of a pixel of level 0 in micrometres, None if the file states
-    none that is plausible; `stated` is what it states.
+    none that is plausible; `stated` is what it states. quickhash: OpenSlide's hash of the slide,
+    the same from whichever file of a DICOM series it was opened; None where there is none.
     """
+
+    quickhash: str | None = None
 
     def __init__(
         self,
@@ -99,6 +105,18 @@ class SlideReader(ABC):
         except (openslide.OpenSlideError, OSError, ValueError, RuntimeError) as error:
             _unreadable(self.path, error)
 
+    def try_reading(self, places: Sequence[tuple[int, int]] = ()) -> None:
+        """Decode a little: the last corner of every level, and at these level-0 places.
+
+        Raises SlideError for data that are not there or are damaged, which nothing else shows
+        before the tiles are embedded.
+        """
+        for level, (width, height) in enumerate(self.sizes):
+            x, y = (round(max(0, n - TRIED) * self.downsamples[level]) for n in (width, height))
+            self.read(x, y, level, TRIED, TRIED)
+        for x, y in places:
+            self.read(x, y, 0, TRIED, TRIED)
+
     @abstractmethod
     def _region(
         self, x: int, y: int, level: int, width: int, height: int
@@ -132,6 +150,7 @@ class _OpenSlideReader(SlideReader):
             float(np.mean(stated)) if stated else None,
             given,
         )
+        self.quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
 
     def _region(
         self, x: int, y: int, level: int, width: int, height: int
@@ -170,6 +189,12 @@ def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> Slid
     path = Path(path)
     if not path.exists():
         raise SlideError("missing_slide", f"{path}: no such file", "supply it, or remove its row")
+    if path.is_dir():
+        raise SlideError(
+            "unreadable",
+            f"{path}: is a folder",
+            "name the file: of MRXS the .mrxs beside the folder, of DICOM any level in it",
+        )
     try:
         pyramid = open_pyramid(path)
     except ValueError as error:
@@ -180,7 +205,7 @@ def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> Slid
         slide = None
     except openslide.OpenSlideError as error:
         _unreadable(path, error)
-    if slide is not None and (pyramid is None or len(pyramid.sizes) <= slide.level_count):
+    if slide is not None and not _hides_levels(slide, pyramid):
         if pyramid is not None:
             pyramid.close()
         return _OpenSlideReader(path, slide, microns_per_pixel)
@@ -196,6 +221,12 @@ def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> Slid
             "export the slide in colour with 8 bits a channel",
         )
     return _TiffReader(path, pyramid, microns_per_pixel)
+
+
+def _hides_levels(slide: Any, pyramid: TiffPyramid | None) -> bool:
+    """Whether the file has levels that OpenSlide does not show."""
+    vendor = slide.properties.get(openslide.PROPERTY_NAME_VENDOR)
+    return pyramid is not None and vendor == NO_VENDOR and len(pyramid.sizes) > slide.level_count
 
 
 _handles: OrderedDict[tuple[int, str, float | None], SlideReader] = OrderedDict()

@@ -128,8 +128,9 @@ def _slide(row: Mapping[str, Any], root: Path) -> Slide:
 def deal(slides: Sequence[Slide], classes: Sequence[str], settings: Folds) -> dict[str, int]:
     """The fold of each patient: classes even, and patients (or sites) whole.
 
-    Groups are dealt class by class, in an order by hash, to the fold with the fewest of that class.
-    Raises MedclError for a fold that would lack a class, and for patients of two sites.
+    Groups are dealt class by class, in an order by hash, to the fold that they bring most classes
+    it has none of, then to the one with the fewest of their rarest class. Raises MedclError for a
+    fold that would lack a class, for fewer groups than folds, and for patients of two sites.
     """
     group_of: dict[str, str] = {}
     for one in slides:
@@ -144,6 +145,12 @@ def deal(slides: Sequence[Slide], classes: Sequence[str], settings: Folds) -> di
     members: dict[str, list[str]] = {}
     for patient, group in group_of.items():
         members.setdefault(group, []).append(patient)
+    if len(members) < settings.count:
+        raise MedclError(
+            f"folds.by: {settings.by}: {len(members)} {settings.by}s cannot be dealt to "
+            f"{settings.count} folds and stay whole; lower `folds.count`"
+            + (", or use `folds.by: patient`" if settings.by == "site" else "")
+        )
     counts = {name: [0] * settings.count for name in ("", *classes)}
 
     def order(group: str) -> tuple[int, bytes]:
@@ -157,16 +164,21 @@ def deal(slides: Sequence[Slide], classes: Sequence[str], settings: Folds) -> di
         labels = [label_of[patient] for patient in members[group]]
         rarest = max(labels, key=lambda x: classes.index(x) if x else -1)
         total = [sum(counts[name][fold] for name in counts) for fold in range(settings.count)]
-        fold = min(range(settings.count), key=lambda f: (counts[rarest][f], total[f], f))
+        new = [
+            sum(not counts[name][fold] for name in set(labels) - {""})
+            for fold in range(settings.count)
+        ]
+        fold = min(range(settings.count), key=lambda f: (-new[f], counts[rarest][f], total[f], f))
         for patient, label in zip(members[group], labels, strict=True):
             fold_of[patient] = fold
             counts[label][fold] += 1
     for name in classes:
         for fold, count in enumerate(counts[name]):
             if not count:
+                whole = ", or use `folds.by: patient`" if settings.by == "site" else ""
                 raise MedclError(
                     f"fold {fold} has no patient of class '{name}' "
-                    f"({sum(counts[name])} in all); lower `folds.count`, or add patients"
+                    f"({sum(counts[name])} in all); lower `folds.count`, or add patients{whole}"
                 )
     return fold_of
 

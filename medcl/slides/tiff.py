@@ -32,20 +32,21 @@ class TiffPyramid:
         self.microns = _microns(file, first)
 
     def check_whole(self) -> None:
-        """Raise ValueError if data of a level, or a further page, lie behind the end."""
+        """Raise ValueError if data of a picture, or a further page, lie behind the end."""
         size = self._file.filehandle.size
         following = self._next_page()
         if following >= size:
             raise ValueError(
                 f"the file has {size} bytes; its next page would begin at byte {following}"
             )
-        for number, page in enumerate(self._pages):
-            ends = np.add(page.dataoffsets, page.databytecounts)
+        levels = [level for series in self._file.series for level in series.levels]
+        for page in [page for level in levels for page in level.pages if page is not None]:
+            ends, size = np.add(page.dataoffsets, page.databytecounts), page.parent.filehandle.size
             beyond = int((ends > size).sum())
             if beyond:
                 raise ValueError(
-                    f"the file has {size} bytes; {beyond} of {len(ends)} parts of level {number} "
-                    "lie behind its end"
+                    f"the file has {size} bytes; {beyond} of {len(ends)} parts of page "
+                    f"{page.index} lie behind its end"
                 )
 
     def read(

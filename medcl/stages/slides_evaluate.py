@@ -91,22 +91,21 @@ def _rows(
     patients: Sequence[Patient], seed: int, fold: int, classes: Sequence[str]
 ) -> list[list[Any]]:
     """Test patients with a decision: of two classes by the threshold that validation patients
-    choose, of more the likeliest.
+    choose, of more the likeliest, without a threshold.
     """
-    limit = 0.5
-    chosen_by = [one for one in patients if one.role == "validation"]
-    if len(classes) == 2 and chosen_by:
+    limit, chosen_by = 0.5, [one for one in patients if one.role == "validation"]
+    if chosen_by:
         positive = np.array([one.label == 1 for one in chosen_by])
         limit = threshold(positive, np.array([one.probability[1] for one in chosen_by]))
     rows = []
     for one in patients:
         if one.role != "test":
             continue
-        likeliest = int(one.probability.argmax())
-        decision = int(one.probability[1] >= limit) if len(classes) == 2 else likeliest
+        decision, told = int(one.probability[1] >= limit), f"{limit:.9g}"
+        if len(classes) > 2:
+            decision, told = int(one.probability.argmax()), ""
         shares = [f"{p:.9g}" for p in one.probability]
-        label, decided = classes[one.label], classes[decision]
-        rows.append([seed, fold, one.patient, label, decided, f"{limit:.9g}", *shares])
+        rows.append([seed, fold, one.patient, classes[one.label], classes[decision], told, *shares])
     return rows
 
 

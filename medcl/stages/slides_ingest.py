@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
                 "status": status,
                 "microns_per_pixel": found.meta.get("microns_per_pixel"),
                 "sha256": found.meta.get("sha256"),
+                "quickhash": found.meta.get("quickhash"),
                 "tissue_share": None if found.tissue is None else found.tissue.share,
                 "findings": [finding.to_dict() for finding in findings],
             }

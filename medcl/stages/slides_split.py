@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medcl.config import Folds, load_section
 from medcl.errors import MedclError
 from medcl.files import read_json, write_json
-from medcl.slides.table import deal, labels_of, read_slides, write_folds
+from medcl.slides.table import Slide, deal, labels_of, read_slides, write_folds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write audit.json, then folds.csv; one slide in two folds stops before it."""
+    """Write audit.json, then folds.csv; one picture in two folds stops before it."""
     settings = load_section(Folds, args.settings)
     slides, out = read_slides(args.slides), Path(args.out)
     fold_of = deal(slides, args.classes, settings)
-    digests = {item["case"]: item["sha256"] for item in read_json(args.findings)["slides"]}
+    listed = read_json(args.findings)["slides"]
+    # Two levels of one DICOM series are two files, and one slide.
+    digests = {item["case"]: item.get("quickhash") or item["sha256"] for item in listed}
     duplicates = twice(
         {one.slide: (digests[one.slide], one.patient, fold_of[one.patient]) for one in slides}
     )
@@ -41,13 +44,15 @@ def run(args: argparse.Namespace) -> None:
             for fold in range(settings.count)
         ],
         "duplicates": duplicates,
+        "sites": sites_of(slides, fold_of),
+        "mixed": mixed(slides),
     }
     write_json(out / "audit.json", audit)
     if leaking:
         write_json(out / "audit.stopped.json", audit)
         first = leaking[0]
         raise MedclError(
-            f"leakage: the same file is slide {' and '.join(first['slides'])} of patients "
+            f"leakage: the same picture is slide {' and '.join(first['slides'])} of patients "
             f"{' and '.join(first['patients'])}, in folds {first['folds']}; remove all but one, "
             f"or name one patient (written to {out / 'audit.stopped.json'})"
         )
@@ -58,8 +63,25 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
+def sites_of(slides: Sequence[Slide], fold_of: Mapping[str, int]) -> dict[str, list[int]]:
+    """The folds in which each site has patients."""
+    found: dict[str, set[int]] = {}
+    for one in slides:
+        if one.site:
+            found.setdefault(one.site, set()).add(fold_of[one.patient])
+    return {site: sorted(folds) for site, folds in found.items()}
+
+
+def mixed(slides: Sequence[Slide]) -> list[str]:
+    """Patients with slides of several classes."""
+    found: dict[str, set[str]] = {}
+    for one in slides:
+        found.setdefault(one.patient, set()).update({one.label} - {""})
+    return sorted(patient for patient, labels in found.items() if len(labels) > 1)
+
+
 def twice(known: dict[str, tuple[str, str, int]]) -> list[dict[str, Any]]:
-    """Slides whose files are equal: (hash, patient, fold) of each slide."""
+    """Slides that are one picture: (hash, patient, fold) of each slide."""
     by_digest: dict[str, list[str]] = {}
     for slide, (digest, _, _) in known.items():
         by_digest.setdefault(digest, []).append(slide)

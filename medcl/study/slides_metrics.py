@@ -22,7 +22,7 @@ what another set of patients would have taught the models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,9 @@ def auprc(positive: np.ndarray, score: np.ndarray) -> float:
 def measure(name: str, found: Predicted) -> float:
     """One of `METRICS`; nan where it is undefined."""
     if name in ("auroc", "auprc"):
-        return _by_fold({"auroc": auroc, "auprc": auprc}[name], found)
+        classes = found.probability.shape[1]
+        kinds = range(1, 2) if classes == 2 else range(classes)
+        return _by_fold({"auroc": auroc, "auprc": auprc}[name], found, kinds)
     recall, f1 = [], []
     for kind in range(found.probability.shape[1]):
         there, said = found.label == kind, found.decision == kind
@@ -87,6 +89,15 @@ def measure(name: str, found: Predicted) -> float:
             f1.append(2 * both / (int(there.sum()) + int(said.sum())))
     chosen = recall if name == "balanced_accuracy" else f1
     return float(np.mean(chosen)) if chosen else float("nan")
+
+
+def of_class(kind: int, found: Predicted) -> tuple[float, float]:
+    """AUROC of one class against the rest, within folds as above, and the share of its patients
+    that were decided to be of it; nan where undefined.
+    """
+    there = found.label == kind
+    recall = float((found.decision[there] == kind).mean()) if there.any() else float("nan")
+    return _by_fold(auroc, found, [kind]), recall
 
 
 def contributions(name: str, found: Predicted) -> Float[np.ndarray, " n"]:
@@ -116,9 +127,9 @@ def threshold(positive: np.ndarray, score: np.ndarray) -> float:
     return float(edges[ranked[-1]])
 
 
-def _by_fold(metric: Callable[[np.ndarray, np.ndarray], float], found: Predicted) -> float:
-    classes = found.probability.shape[1]
-    kinds = range(1, 2) if classes == 2 else range(classes)
+def _by_fold(
+    metric: Callable[[np.ndarray, np.ndarray], float], found: Predicted, kinds: Sequence[int]
+) -> float:
     total, weight = 0.0, 0
     for fold in np.unique(found.fold):
         here = found.fold == fold

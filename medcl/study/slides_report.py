@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from medcl.files import read_json, replacing
+import numpy as np
+
+from medcl.files import replacing
 from medcl.study.markup import (
     Html,
     bullets,
     escape,
-    figure,
     join,
-    panels,
     paragraph,
     section,
-    subsection,
     table,
     tag,
-    ticked,
 )
 from medcl.study.names import Names
 from medcl.study.sections_study import provenance
-from medcl.study.slides_metrics import METRICS, NAMES
+from medcl.study.sentences import p_value
+from medcl.study.slides_material import pretraining, slides, unfinished
+from medcl.study.slides_metrics import METRICS, NAMES, of_class
+from medcl.study.slides_pictures import forest, heatmaps, sides
 from medcl.study.slides_results import Model, Pair, SlideResults, pairs
 from medcl.study.statistics import LEVEL, Estimate
 
 CSS = Path(__file__).with_name("report.css")
 COLUMNS = (
     "compared", "encoder", "aggregator", "against_encoder", "against_aggregator", "metric",
-    "mean", "against_mean", "difference", "low", "high", "p", "seeds", "patients", "primary",
+    "mean", "against_mean", "difference", "low", "high", "p", "p_holm", "seeds", "patients",
+    "primary",
 )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def answer(results: SlideResults, compared: Sequence[Pair]) -> Html:
     said = [paragraph(words(pair), class_="answer") for pair in primary]
     if not said:
         only = results.model(study.asked, study.aggregator)
-        said = [paragraph(f"{only.name}: AUROC {shown(only.estimate('auroc'))}.", class_="answer")]
+        said = [paragraph(f"{only.name}: AUROC {shown(only.estimates['auroc'])}.", class_="answer")]
     return section("Answer", warning and paragraph(warning), *said, anchor="answer")
 
 
@@ -96,15 +96,19 @@ def words(pair: Pair, metric: str = "auroc") -> str:
     start = f"{pair.first.name} compared with {pair.second.name}: "
     if found.mean is None:
         return f"{start}no comparison ({found.reason})."
-    means = [model.estimate(metric).mean for model in (pair.first, pair.second)]
+    means = [model.estimates[metric].mean for model in (pair.first, pair.second)]
     beside = " and ".join("-" if mean is None else f"{mean:.3f}" for mean in means)
     start += f"the {NAMES[metric]} differs by {found.mean:+.3f} ({beside})"
     if found.low is None or found.high is None:
         return f"{start}; without an interval this may be chance ({found.reason})."
     start += f", 95 % interval {found.low:+.3f} to {found.high:+.3f}"
     start += f", {found.replicates} seeds, {found.subjects} patients"
-    if found.p is not None and found.p < LEVEL:
-        return f"{start}: {'a gain' if found.mean > 0 else 'a loss'} for these encoders."
+    after = pair.adjusted.get(metric)
+    if pair.family > 1 and after is not None:
+        start += f", {p_value(after)} after Holm's correction for {pair.family} comparisons"
+    if after is not None and after < LEVEL:
+        of = f"these {pair.by}s" if pair.by == "encoder" else "this aggregator"
+        return f"{start}: {'a gain' if found.mean > 0 else 'a loss'} for {of}."
     seen = f" of {found.detectable:.3f}" if found.detectable is not None else ""
     return f"{start}: no difference shown; one{seen} would probably have been seen."
 
@@ -119,13 +123,26 @@ def shown(found: Estimate, *, sign: bool = False) -> str:
     return f"{mean} ({found.low:{plus}.3f} to {found.high:{plus}.3f})"
 
 
+def cell(found: Estimate, *, sign: bool = False) -> Html:
+    """An estimate with its interval below it; beside it, four would be wider than a page."""
+    mean, _, limits = shown(found, sign=sign).partition(" (")
+    below = join([Html("<br>"), tag("small", limits.removesuffix(")"))], "") if limits else ""
+    return join([escape(mean), below], "")
+
+
 def measured(results: SlideResults) -> Html:
     """Every model by metric, tiles with a truth, and what colour alone tells."""
+    spoken = ("", "a patient is positive from a threshold on that validation patients choose")
+    if len(results.study.dataset.classes) > 2:
+        spoken = (
+            " for each class against the rest and averaged over the classes",
+            "the decision is the likeliest class, without a threshold",
+        )
     rows: list[list[object]] = []
     tiles: list[list[object]] = []
     for model in results.models:
         rows.append([model.encoder, model.aggregator, len(model.seeds)])
-        rows[-1] += [shown(model.estimate(name)) for name in METRICS]
+        rows[-1] += [cell(model.estimates[name]) for name in METRICS]
         if of := model.total("slides_with_truth"):
             areas = [r["instance_auroc"] for r in model.runs if r.get("instance_auroc") is not None]
             mean = f"{sum(areas) / len(areas):.3f}" if areas else "-"
@@ -135,8 +152,8 @@ def measured(results: SlideResults) -> Html:
     caption = (
         "Patients over all folds, mean over the seeds, with 95 % intervals over seeds and "
         "patients. The probability of a patient is the mean over the slides; AUROC and AUPRC are "
-        "computed within folds; the threshold of the decisions comes from validation patients. "
-        "The folds share training patients, which the intervals do not know of."
+        f"computed within folds{spoken[0]}; {spoken[1]}. Balanced accuracy and macro-F1 are of "
+        "these decisions. The folds share training patients, which the intervals do not know of."
     )
     heads = ["encoder", "aggregator", "seeds", *NAMES.values()]
     line: object = ""
@@ -146,161 +163,68 @@ def measured(results: SlideResults) -> Html:
             f"folds, has an AUROC of {results.colour:.3f}."
         )
     truth = table(
-        "Positive test slides with a truth image, over all folds and seeds: AUROC of their tiles "
+        f"Test slides of class {results.study.dataset.classes[-1]} with a truth image, over all "
+        "folds and seeds: AUROC of their tiles "
         "(at least half of the tile is truth), and slides whose highest score lies in the truth "
         "with the centre of its tile, and with any part of it.",
         ["encoder", "aggregator", "tile AUROC", "peak inside", "peak touches"],
         tiles,
         "ttnnn",
     )
-    return section("Results", table(caption, heads, rows, "ttnnnnn"), line, truth, anchor="results")
+    per_encoder = len(results.study.aggregators)
+    rules = range(per_encoder, len(rows), per_encoder) if per_encoder > 1 else []
+    models = table(caption, heads, rows, "ttnnnnn", rules=rules)
+    return section("Results", models, by_class(results), line, truth, anchor="results")
+
+
+def by_class(results: SlideResults) -> Html:
+    """Each class of a study of more than two, by the primary model."""
+    classes, asked = results.study.dataset.classes, results.study.asked
+    model = results.model(asked, results.study.aggregator)
+    if len(classes) == 2 or not model.seeds:
+        return Html("")
+    rows: list[list[object]] = []
+    for kind, name in enumerate(classes):
+        found = [of_class(kind, one) for one in model.seeds.values()]
+        means = [float(np.mean(values)) for values in zip(*found, strict=True)]
+        patients = int((next(iter(model.seeds.values())).label == kind).sum())
+        rows.append([name, patients, *("-" if np.isnan(x) else f"{x:.3f}" for x in means)])
+    caption = (
+        f"Classes by {model.name}, mean over the seeds: AUROC against all other classes, and the "
+        "share of the patients of the class that were decided to be of it."
+    )
+    return table(caption, ["class", "patients", "AUROC", "recall"], rows, "tnnn")
 
 
 def comparisons(compared: Sequence[Pair]) -> Html:
     rows = [
         [
-            f"{pair.first.name} − {pair.second.name}",
-            pair.by + (" (primary)" if pair.primary else ""),
-            *[shown(pair.differences[name], sign=True) for name in METRICS],
-            "-" if (p := pair.differences["auroc"].p) is None else f"{p:.3f}",
+            *sides(pair),
+            *[cell(pair.differences[name], sign=True) for name in METRICS],
+            *[p_shown(p) for p in (pair.differences["auroc"].p, pair.adjusted["auroc"])],
         ]
         for pair in compared
     ]
     reasons = {e.reason for pair in compared for e in pair.differences.values() if e.reason}
     caption = (
         "Paired differences (same folds, same seeds) with 95 % intervals over seeds and patients; "
-        "p of the AUROC. All but the primary one are secondary and not corrected. Each encoder "
-        "stands for these trainings of it, not for its method."
+        "p of the AUROC. The primary comparison stands alone; p after Holm is corrected over "
+        f"{'all others' if len(rows) > 2 else 'the other one'}. Each encoder stands for these "
+        "trainings of it, not for its method."
     )
-    heads = ["difference", "of", *NAMES.values(), "p"]
+    heads = ["difference", "with", *NAMES.values(), "p", "p after Holm"]
     without = bullets(f"Without an interval: {reason}." for reason in sorted(reasons))
     return section(
-        "Comparisons", table(caption, heads, rows, "wtnnnnn"), without, anchor="comparisons"
+        "Comparisons",
+        forest(compared),
+        table(caption, heads, rows, "ttnnnnnn"),
+        without,
+        anchor="comparisons",
     )
 
 
-def heatmaps(results: SlideResults, names: Names) -> Html:
-    """Heat maps of the primary model, positive slides first."""
-    study = results.study
-    folder = results.root / "heatmap" / study.asked / study.aggregator
-    if results.dealt is None or not folder.is_dir():
-        return Html("")
-    label = {one.slide: one.label for one in results.dealt.slides}
-    drawn = [
-        file.parent / name
-        for file in sorted(folder.glob("f*/heatmap.json"))
-        for name in read_json(file)["slides"]
-    ]
-    order = study.dataset.classes
-    drawn.sort(key=lambda path: (-order.index(label[path.name]), path.name))
-    items = [
-        figure(
-            join([picture(path / "heatmap.png"), picture(path / "tiles.png")]),
-            f"{names.case(path.name)}, {label[path.name]}, as a test slide of {path.parent.name}",
-        )
-        for path in drawn[: study.report.heatmaps]
-    ]
-    text = (
-        f"Test slides as {study.asked}, {study.aggregator} (seed 0) saw them: each tile in the "
-        "colour of its percentile within the slide, and the tiles with the highest scores. "
-        f"{len(drawn)} slides are drawn in `heatmap/`, with GeoJSON for QuPath."
-    )
-    return section("Heat maps", paragraph(ticked(text)), panels(items), anchor="heatmaps")
-
-
-def picture(file: Path) -> Html:
-    data = base64.b64encode(file.read_bytes()).decode()
-    return Html(f'<img alt="" style="max-width:100%" src="data:image/png;base64,{data}">')
-
-
-def slides(results: SlideResults, names: Names) -> Html:
-    """Every slide that is not part of the study, remarks on the others, and the folds."""
-    listed = results.ingest.get("slides", [])
-    tiled = results.tiles.get("slides", {})
-    failed: list[list[object]] = []
-    remarks: list[list[object]] = []
-    for item in listed:
-        error = next((f for f in item["findings"] if f["severity"] == "error"), None)
-        tile = tiled.get(item["case"], {"status": "ok"})
-        if error is None and tile["status"] != "ok":
-            error = tile["finding"]
-        if error is not None:
-            failed.append([names.case(item["case"]), error["code"], *_told(error, names)])
-        remarks += [
-            [names.case(item["case"]), found["code"], *_told(found, names)]
-            for found in item["findings"]
-            if found["severity"] == "warning"
-        ]
-    heads = ["slide", "status", "what", "what to do"]
-    lost = table(f"Slides that are not part of the study: {len(failed)} of {len(listed)}.", heads,
-                 failed, "ttww")  # fmt: skip
-    kept = len(listed) - len(failed)
-    count = sum(item.get("tiles", 0) for item in tiled.values())
-    return section(
-        "Slides",
-        paragraph(f"{kept} of {len(listed)} slides are usable, with {count} tiles in all."),
-        lost,
-        subsection(
-            "Remarks", table("Slides worth a look at their qc.png.", heads, remarks, "ttww")
-        ),
-        subsection("Folds", folds(results)),
-        anchor="slides",
-    )
-
-
-def _told(found: dict[str, Any], names: Names) -> list[object]:
-    return [names.scrub(found["message"]), found["remedy"]]
-
-
-def folds(results: SlideResults) -> Html:
-    if results.dealt is None:
-        return paragraph("The patients have not been dealt to folds yet.")
-    dealt, classes = results.dealt, results.study.dataset.classes
-    rows: list[list[object]] = []
-    for fold, counts in enumerate(results.audit.get("by_fold", [])):
-        in_fold = [one for one in dealt.slides if dealt.fold[one.slide] == fold]
-        rows.append([fold, sum(counts.values()), *[counts.get(c, 0) for c in classes]])
-        rows[-1].append(len(in_fold))
-    twice = len(results.audit.get("duplicates", []))
-    caption = (
-        f"Patients of each fold, dealt by {results.study.folds.by}. A fold is tested by models "
-        "trained without it and without the next one, whose patients choose the threshold. "
-        f"Groups of equal files: {twice}, none across folds."
-    )
-    return table(
-        caption, ["fold", "patients", *classes, "slides"], rows, "nn" + "n" * len(classes) + "n"
-    )
-
-
-def pretraining(results: SlideResults) -> Html:
-    rows: list[list[object]] = []
-    said = []
-    for name, summary in results.pretrainings.items():
-        if summary["status"] == "ok" and summary.get("steps"):
-            chance, level = summary.get("chance"), summary.get("compared")
-            numbers = ["-" if x is None else f"{x:.3f}" for x in (level, chance)]
-            rows.append([name, summary["tiles"], summary["steps"], *numbers, summary["seconds"]])
-        said += [f"{name}: {sentence}" for sentence in summary.get("diagnosis", [])]
-    heads = ["encoder", "tiles", "steps", "loss", "chance", "seconds"]
-    caption = "Pretrainings: loss at the end beside that of equal embeddings."
-    return section("Pretraining", table(caption, heads, rows, "tnnnnn"), bullets(said))
-
-
-def unfinished(results: SlideResults) -> Html:
-    lost = [
-        f"{name}: {summary['reason']}"
-        for name, summary in results.pretrainings.items()
-        if summary["status"] != "ok"
-    ]
-    for model in results.models:
-        lost += [
-            f"{model.name}, fold {run['fold']}, seed {run['seed']}: {run['reason']}"
-            for run in model.runs
-            if run["status"] != "ok"
-        ]
-        if not model.runs:
-            lost.append(f"{model.name}: not evaluated yet")
-    return section("Not finished", bullets(lost), anchor="unfinished")
+def p_shown(p: float | None) -> str:
+    return "-" if p is None else p_value(p).removeprefix("p ").removeprefix("= ")
 
 
 def write_comparison(file: Path, compared: Sequence[Pair]) -> None:
@@ -312,7 +236,7 @@ def write_comparison(file: Path, compared: Sequence[Pair]) -> None:
             for name in METRICS:
                 found = pair.differences[name]
                 values = [_mean(pair.first, name), _mean(pair.second, name)]
-                values += [found.mean, found.low, found.high, found.p]
+                values += [found.mean, found.low, found.high, found.p, pair.adjusted[name]]
                 cells = ["" if value is None else f"{value:.6g}" for value in values]
                 first, second = pair.first, pair.second
                 row = [pair.by, first.encoder, first.aggregator, second.encoder, second.aggregator]
@@ -321,4 +245,4 @@ def write_comparison(file: Path, compared: Sequence[Pair]) -> None:
 
 
 def _mean(model: Model, metric: str) -> float | None:
-    return model.estimate(metric).mean
+    return model.estimates[metric].mean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from medcl.config import SlideStudy, load_slide_study
 from medcl.files import read_json, read_yaml
 from medcl.slides.table import Dealt, labels_of, read_folds
 from medcl.study.slides_metrics import METRICS, Predicted, contributions, measure
-from medcl.study.statistics import Estimate, estimate
+from medcl.study.statistics import Estimate, estimate, holm
 
 COLOUR = "mean colour"
 
@@ -36,14 +37,20 @@ class Model:
     def name(self) -> str:
         return f"{self.encoder}, {self.aggregator}"
 
-    def table(self, metric: str) -> Float[np.ndarray, "R P"]:
-        """What each patient contributes to a metric, by seed; nan where it is undefined."""
-        return np.stack([contributions(metric, one) for one in self.seeds.values()])
+    @cached_property
+    def tables(self) -> dict[str, Float[np.ndarray, "R P"]]:
+        """By metric: what each patient contributes, by seed; nan where it is undefined."""
+        found = self.seeds.values()
+        return {name: np.stack([contributions(name, one) for one in found]) for name in METRICS}
 
-    def estimate(self, metric: str) -> Estimate:
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """By metric, over seeds and patients."""
         if not self.seeds:
-            return Estimate(None, 0, 0, 0, reason="no seed finished in every fold")
-        return _within(estimate(self.table(metric), self.patients), 0.0, 1.0)
+            lost = Estimate(None, 0, 0, 0, reason="no seed finished in every fold")
+            return dict.fromkeys(METRICS, lost)
+        found = {name: estimate(table, self.patients) for name, table in self.tables.items()}
+        return {name: _within(one, 0.0, 1.0) for name, one in found.items()}
 
     def total(self, key: str) -> int:
         return sum(run.get(key, 0) for run in self.runs)
@@ -51,18 +58,26 @@ class Model:
 
 @dataclass(frozen=True)
 class Pair:
-    """A model less another one, by metric; `primary` is the comparison the study is made for."""
+    """A model less another one, by metric; `primary` is the comparison the study is made for.
+
+    adjusted: p by metric after Holm's correction over the `family` of comparisons it belongs to:
+    the primary one alone, or all others of the study.
+    """
 
     first: Model
     second: Model
     by: str
     primary: bool
     differences: dict[str, Estimate]
+    adjusted: dict[str, float | None] = field(default_factory=dict)
+    family: int = 1
 
 
 @dataclass(frozen=True)
 class SlideResults:
-    """Everything below results/<study>."""
+    """Everything below results/<study>. unreadable: why slides that were examined and found good
+    have no features of some encoder.
+    """
 
     study: SlideStudy
     root: Path
@@ -73,6 +88,7 @@ class SlideResults:
     models: list[Model]
     colour: float | None
     pretrainings: dict[str, dict[str, Any]]
+    unreadable: dict[str, str]
 
     def model(self, encoder: str, aggregator: str) -> Model:
         return next(m for m in self.models if (m.encoder, m.aggregator) == (encoder, aggregator))
@@ -103,11 +119,22 @@ def read_slide_results(study_file: str | Path, root: str | Path) -> SlideResults
         models,
         colour,
         {str(f.parent.relative_to(root / "pretrain")): read_json(f) for f in found},
+        _unreadable(root),
     )
 
 
+def _unreadable(root: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in sorted((root / "embed").rglob("embed.json")):
+        slides = read_json(file)["slides"]
+        found |= {name: one["reason"] for name, one in slides.items() if one["status"] != "ok"}
+    return found
+
+
 def pairs(results: SlideResults) -> list[Pair]:
-    """Encoders with the control on every aggregator, then the first aggregator's rivals."""
+    """The primary comparison; then encoders with the control on every aggregator, and the first
+    aggregator's rivals.
+    """
     study, found = results.study, []
     if study.control is not None:
         for aggregator in study.aggregators:
@@ -122,7 +149,20 @@ def pairs(results: SlideResults) -> list[Pair]:
         if aggregator != study.aggregator:
             first = results.model(study.asked, aggregator)
             found.append(_pair(first, second, "aggregator", False))
-    return sorted(found, key=lambda pair: not pair.primary)
+    asked, others = ([pair for pair in found if pair.primary is kind] for kind in (True, False))
+    return _adjusted(asked) + _adjusted(others)
+
+
+def _adjusted(family: Sequence[Pair]) -> list[Pair]:
+    by_metric = {name: holm([pair.differences[name].p for pair in family]) for name in METRICS}
+    return [
+        replace(
+            pair,
+            adjusted={name: by_metric[name][place] for name in METRICS},
+            family=len(family),
+        )
+        for place, pair in enumerate(family)
+    ]
 
 
 def _pair(first: Model, second: Model, by: str, primary: bool) -> Pair:
@@ -131,12 +171,11 @@ def _pair(first: Model, second: Model, by: str, primary: bool) -> Pair:
         reason = "no seed finished in every fold of both"
         lost = Estimate(None, 0, 0, 0, reason=reason)
         return Pair(first, second, by, primary, dict.fromkeys(METRICS, lost))
-    one = replace(first, seeds={seed: first.seeds[seed] for seed in both})
-    other = replace(second, seeds={seed: second.seeds[seed] for seed in both})
-    differences = {
-        name: _within(estimate(one.table(name) - other.table(name), first.patients), -1.0, 1.0)
-        for name in METRICS
-    }
+    one, other = ([list(model.seeds).index(seed) for seed in both] for model in (first, second))
+    differences = {}
+    for name in METRICS:
+        table = first.tables[name][one] - second.tables[name][other]
+        differences[name] = _within(estimate(table, first.patients), -1.0, 1.0)
     return Pair(first, second, by, primary, differences)
 
 

@@ -89,6 +89,56 @@ def test_folds_by_site_keep_sites_whole() -> None:
     assert all(len(folds) == 1 for folds in folds_of_site.values())
 
 
+def of_site(site: str, *labels: str) -> list[Slide]:
+    """Patients of one site, with a slide each."""
+    return [
+        Slide(f"{site}{n}", f"{site}{n}.svs", f"p{site}{n}", label, site=site)
+        for n, label in enumerate(labels)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_site_goes_where_its_classes_are_missing(seed: int) -> None:
+    """One site has tumours alone: whichever is dealt first, a site with both has to join it."""
+    slides = of_site("a", *["tumour"] * 5)
+    for site in "bcd":
+        slides += of_site(site, "normal", "tumour")
+    fold_of = deal(slides, CLASSES, Folds(count=3, by="site", seed=seed))
+    for fold in range(3):
+        here = {one.label for one in slides if fold_of[one.patient] == fold}
+        assert here == {"normal", "tumour"}
+
+
+def test_fewer_sites_than_folds_are_refused_with_the_way_out() -> None:
+    slides = [*of_site("a", "normal", "tumour"), *of_site("b", "normal", "tumour")]
+    with pytest.raises(MedclError, match=r"2 sites cannot be dealt to 3 folds.*by: patient"):
+        deal(slides, CLASSES, Folds(count=3, by="site"))
+    with pytest.raises(MedclError, match="has none"):
+        deal([replace(slides[0], site=""), *slides[1:]], CLASSES, Folds(count=3, by="site"))
+    wandering = [*slides, replace(slides[0], slide="x", site="b")]
+    with pytest.raises(MedclError, match="patient pa0 has slides of two sites"):
+        deal(wandering, CLASSES, Folds(count=3, by="site"))
+
+
+def test_a_class_that_stays_at_too_few_sites_is_refused() -> None:
+    slides = of_site("a", "normal", "tumour", "tumour", "tumour")
+    for site in "bc":
+        slides += of_site(site, "normal")
+    with pytest.raises(MedclError, match=r"no patient of class 'tumour' \(3 in all\).*by: patient"):
+        deal(slides, CLASSES, Folds(count=3, by="site"))
+
+
+def test_no_site_is_trained_on_and_tested_by_the_same_model(tmp_path: Path) -> None:
+    settings = Folds(count=3, by="site")
+    write_folds(tmp_path / "folds.csv", SLIDES, deal(SLIDES, CLASSES, settings))
+    dealt = read_folds(tmp_path / "folds.csv")
+    for fold in range(3):
+        roles = ("training", "validation", "test")
+        sites = [{one.site for one in dealt.of(role, fold)} for role in roles]
+        assert all(sites)
+        assert sum(map(len, sites)) == len(set.union(*sites)) == 5
+
+
 def test_a_fold_without_a_class_is_refused() -> None:
     few = [one for one in SLIDES if one.label == "normal" or one.patient == "p1"]
     with pytest.raises(MedclError, match=r"has no patient of class 'tumour' \(1 in all\)"):

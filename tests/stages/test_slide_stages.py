@@ -1,10 +1,7 @@
 """A slide study from slides to report on six small slides, stage by stage in one process."""
 
-import argparse
 import csv
-import importlib
 import json
-import shutil
 from pathlib import Path
 
 import h5py
@@ -12,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from make_slide_study import Stages, draw, stage
 
-from medcl.config import load_slide_study
 from medcl.errors import MedclError
-from medcl.files import read_json, write_yaml
-from medcl.slides.examine import write_png
-from medcl.slides.phantom import write_svs
+from medcl.files import read_json
+from medcl.objectives.tile_contrast import TileContrast
+from medcl.slides.phantom import BROKEN
 from medcl.slides.table import read_folds
 from medcl.stages import embed
 from medcl.study.slides_results import logistic, read_slide_results
@@ -25,124 +22,41 @@ from medcl.study.slides_results import logistic, read_slide_results
 CLASSES = ["normal", "tumour"]
 TILES = {"microns_per_pixel": 1.0, "tile": 32, "least_tissue": 0.5}
 ENCODER = {"name": "narrow", "width": 2, "levels": 2}
-PRETRAIN = {
-    "pretrain": {"objective": "tile_contrast", "steps": 2, "batch": 4, "save_every_s": 0.001}
-}
-STUDY = {
-    "kind": "slides",
-    "study": "six",
-    "dataset": {"name": "six", "classes": CLASSES, "truth": 1, "tiles": TILES},
-    "folds": {"count": 3},
-    "seeds": 1,
-    "encoder": ENCODER,
-    "encoders": {"random": {}, "mine": PRETRAIN},
-    "aggregators": {"mean": {"name": "mean", "width": None}},
-}
-
-
-def stage(name: str, *arguments: object) -> None:
-    """Run one stage as the command line would."""
-    module = importlib.import_module(f"medcl.stages.{name}")
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    module.run(parser.parse_args([str(word) for word in arguments]))
-
-
-def draw(folder: Path) -> Path:
-    """Six slides of six patients, the positive ones with stripes; one that cannot be read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(6):
-        image = np.full((512, 512, 3), 245, np.uint8)
-        image[64:448, 64:448] = (200, 120, 180)
-        coarse = rng.integers(0, 50, (24, 24, 1), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
-        image[64:448, 64:448] -= coarse
-        if number % 2:
-            image[128:256:4, 128:256] = (90, 60, 120)
-            truth = np.zeros((64, 64), np.uint8)
-            truth[16:32, 16:32] = 1
-            write_png(folder / f"t{number}.png", truth)
-        write_svs(folder / f"s{number}.svs", image, 20, 0.5)
-        truth_file = f"t{number}.png" if number % 2 else ""
-        rows.append([f"s{number}", f"s{number}.svs", f"p{number}", CLASSES[number % 2], truth_file])
-    (folder / "bad.svs").write_bytes(b"no slide")
-    rows.append(["bad", "bad.svs", "p9", "normal", ""])
-    with open(folder / "slides.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["slide", "path", "patient", "label", "truth"])
-        writer.writerows(rows)
-    return folder
+PRETRAIN = {"objective": "tile_contrast", "steps": 2, "batch": 4, "save_every_s": 0.001}
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     """Slides examined, dealt to folds and tiled."""
     root = tmp_path_factory.mktemp("six")
-    dataset = STUDY["dataset"] | {"root": str(draw(root / "raw"))}
-    stage("slides_ingest", "--settings", yaml.safe_dump(dataset), "--out", root / "ingest")
-    stage(
-        "slides_split", "--settings", "{count: 3}", "--classes", *CLASSES,
-        "--slides", root / "ingest/slides.csv", "--findings", root / "ingest/ingest.json",
-        "--out", root / "split",
-    )  # fmt: skip
-    slides = root / "ingest/slides.csv"
-    settings = json.dumps(TILES)
-    stage("tile", "--settings", settings, "--slides", slides, "--out", root / "tile")
-    return root
-
-
-def encode(root: Path, name: str, fold: int) -> Path:
-    """Train (or draw) an encoder and embed all tiles; the folder of the features."""
-    place = root / "pretrain" / name / f"f{fold}" / "s0"
-    common = ["--folds", root / "split/folds.csv", "--tiles", root / "tile/tiles.json"]
-    stage(
-        "slides_pretrain", "--settings", json.dumps(STUDY["encoders"][name]),
-        "--network", json.dumps(ENCODER), "--fold", fold, "--out", place,
-        "--work", root / "state" / name / str(fold), *common,
-    )  # fmt: skip
-    out = root / "embed" / name / f"f{fold}" / "s0"
-    stage("embed", "--encoder", place / "encoder.pt", "--out", out, *common)
-    return out
-
-
-def aggregate(root: Path, name: str, fold: int, embedded: Path) -> Path:
-    out = root / "mil" / name / "mean" / f"f{fold}" / "r0"
-    stage(
-        "mil", "--settings", "{steps: 3, batch: 2}", "--aggregator", "{name: mean, width: null}",
-        "--classes", *CLASSES, "--embedded", embedded / "embed.json",
-        "--folds", root / "split/folds.csv", "--fold", fold, "--out", out,
-        "--work", root / "state" / "mil" / name / str(fold),
-    )  # fmt: skip
-    return out
+    dataset = {"name": "six", "classes": CLASSES, "truth": 1, "tiles": TILES}
+    stages = Stages(
+        root,
+        {
+            "kind": "slides",
+            "dataset": dataset | {"root": str(draw(root / "raw", CLASSES, 6, list(BROKEN)))},
+            "folds": {"count": 3},
+            "seeds": 1,
+            "encoder": ENCODER,
+            "encoders": {"random": {}, "mine": {"pretrain": PRETRAIN}},
+            "aggregators": {"mean": {"name": "mean", "width": None}},
+            "mil": {"steps": 3, "batch": 2},
+        },
+    )
+    stages.begin()
+    return stages
 
 
 @pytest.fixture(scope="module")
-def done(begun: Path) -> Path:
+def begun(study: Stages) -> Path:
+    return study.root
+
+
+@pytest.fixture(scope="module")
+def done(study: Stages) -> Path:
     """The whole study, to its report."""
-    root = begun
-    common = ["--folds", root / "split/folds.csv", "--tiles", root / "tile/tiles.json"]
-    common += ["--examined", root / "ingest/slides"]
-    for name in STUDY["encoders"]:
-        features = {0: encode(root, name, 0)}
-        runs = []
-        for fold in range(3):
-            if name == "mine" and fold:
-                features[fold] = encode(root, name, fold)
-            runs.append(aggregate(root, name, fold, features.get(fold, features[0])))
-        out = root / "evaluate" / name / "mean"
-        stage(
-            "slides_evaluate", "--runs", *runs, "--classes", *CLASSES, "--truth", 1,
-            "--out", out, *common,
-        )  # fmt: skip
-        if name == "mine":
-            for fold, folder in enumerate(runs):
-                place = root / "heatmap" / name / "mean" / f"f{fold}"
-                stage("heatmap", "--scores", folder / "scores.h5", "--out", place, *common)
-    study = load_slide_study(STUDY).model_dump(mode="json")
-    write_yaml(root / "config.resolved.yaml", study)
-    stage("slides_report", "--study", root / "config.resolved.yaml", "--out", root)
-    return root
+    study.finish()
+    return study.root
 
 
 def test_one_bad_slide_stops_nothing_and_is_named(begun: Path) -> None:
@@ -151,9 +65,8 @@ def test_one_bad_slide_stops_nothing_and_is_named(begun: Path) -> None:
     assert listed["bad"]["status"] == "unreadable"
     assert listed["bad"]["findings"][0]["remedy"]
     assert (begun / "ingest/slides/bad/qc.json").exists()
-    assert {one.slide for one in read_folds(begun / "split/folds.csv").slides} == set(listed) - {
-        "bad"
-    }
+    dealt = {one.slide for one in read_folds(begun / "split/folds.csv").slides}
+    assert dealt == {f"s{n}" for n in range(6)}
 
 
 def test_a_study_without_a_usable_slide_fails(tmp_path: Path) -> None:
@@ -164,21 +77,49 @@ def test_a_study_without_a_usable_slide_fails(tmp_path: Path) -> None:
         stage("slides_ingest", "--settings", yaml.safe_dump(dataset), "--out", tmp_path / "out")
 
 
-def test_the_same_file_under_two_patients_is_leakage(begun: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["sha256", "quickhash"])
+def test_the_same_slide_under_two_patients_is_leakage(
+    begun: Path, tmp_path: Path, key: str
+) -> None:
     findings = read_json(begun / "ingest/ingest.json")
     fold = read_folds(begun / "split/folds.csv").fold
     other = next(name for name in fold if fold[name] != fold["s0"])
     for item in findings["slides"]:
+        if key == "sha256":
+            item["quickhash"] = None
         if item["case"] == other:
-            item["sha256"] = next(i["sha256"] for i in findings["slides"] if i["case"] == "s0")
+            item[key] = next(i[key] for i in findings["slides"] if i["case"] == "s0")
     (tmp_path / "ingest.json").write_text(json.dumps(findings))
-    with pytest.raises(MedclError, match="leakage: the same file is slide"):
+    with pytest.raises(MedclError, match="leakage: the same picture is slide"):
         stage(
             "slides_split", "--settings", "{count: 3}", "--classes", *CLASSES,
             "--slides", begun / "ingest/slides.csv", "--findings", tmp_path / "ingest.json",
             "--out", tmp_path / "split",
         )  # fmt: skip
     assert not (tmp_path / "split/folds.csv").exists()
+
+
+def test_the_audit_names_sites_in_several_folds_and_patients_of_several_classes(
+    tmp_path: Path,
+) -> None:
+    rows = ["slide,path,patient,label,site"]
+    rows += [f"s{n},s{n}.svs,p{n // 2},{CLASSES[n // 2 % 2]},h{n // 6}" for n in range(12)]
+    rows += ["x,x.svs,p1,normal,h0"]
+    (tmp_path / "slides.csv").write_text("\n".join(rows) + "\n")
+    listed = [{"case": row.split(",")[0], "sha256": row} for row in rows[1:]]
+    (tmp_path / "ingest.json").write_text(json.dumps({"slides": listed}))
+    common = ["--classes", *CLASSES, "--slides", tmp_path / "slides.csv"]
+    common += ["--findings", tmp_path / "ingest.json", "--out", tmp_path / "split"]
+    stage("slides_split", "--settings", "{count: 3}", *common)
+    audit = read_json(tmp_path / "split/audit.json")
+    assert audit["mixed"] == ["p1"]
+    fold = read_folds(tmp_path / "split/folds.csv").fold
+    for site, folds in audit["sites"].items():
+        here = {fold[row.split(",")[0]] for row in rows[1:] if row.endswith(site)}
+        assert folds == sorted(here)
+        assert len(folds) > 1
+    with pytest.raises(MedclError, match="2 sites cannot be dealt to 3 folds"):
+        stage("slides_split", "--settings", "{count: 3, by: site}", *common)
 
 
 def test_tiles_and_their_mean_colour_are_listed(begun: Path) -> None:
@@ -212,11 +153,14 @@ def test_tiles_with_a_truth_are_measured_on_positive_slides(done: Path) -> None:
 
 def test_the_report_shows_failed_slides_models_and_pictures(done: Path) -> None:
     page = (done / "report.html").read_text()
-    assert "unreadable" in page
+    assert "Slides that are not part of the study: 4 of 10." in page
+    for status in ("unreadable", *BROKEN):
+        assert f'<td class="text">{status}</td>' in page
     assert "an interval needs at least 5" in page
     assert "mean colour: logistic regression" in page
     assert page.count("data:image/png") == 12
     assert "bad.svs" not in page
+    assert "from a threshold on that validation patients choose" in page
     with open(done / "comparison.csv", newline="") as file:
         first = next(csv.DictReader(file))
     assert (first["encoder"], first["against_encoder"], first["primary"]) == (
@@ -271,8 +215,12 @@ def test_a_failed_encoder_fails_its_runs_and_no_more(begun: Path, tmp_path: Path
     torch.save(content | {"status": "failed", "reason": "it diverged"}, place / "encoder.pt")
     out = tmp_path / "embed"
     stage("embed", "--encoder", place / "encoder.pt", "--out", out, *common)
-    shutil.copytree(begun / "split", tmp_path / "split")
-    summary = read_json(aggregate(tmp_path, "random", 0, out) / "summary.json")
+    stage(
+        "mil", "--aggregator", "{name: mean}", "--classes", *CLASSES, "--fold", 0,
+        "--embedded", out / "embed.json", "--folds", begun / "split/folds.csv",
+        "--out", tmp_path / "mil", "--work", tmp_path / "state",
+    )  # fmt: skip
+    summary = read_json(tmp_path / "mil/summary.json")
     assert summary["status"] == "failed"
     assert "it diverged" in summary["reason"]
 
@@ -302,3 +250,32 @@ def test_an_encoder_of_ones_own_is_taken_whole(begun: Path, tmp_path: Path) -> N
     assert all(torch.equal(mine[name], taken[name]) for name in mine)
     assert any(not torch.equal(mine[name], random[name]) for name in mine)
     assert read_json(tmp_path / "taken/summary.json")["transfer"]["share"] == 1.0
+
+
+def test_a_killed_pretraining_ends_with_the_weights_of_an_uninterrupted_one(
+    begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"pretrain": PRETRAIN | {"steps": 6}}
+    common = ["--settings", json.dumps(settings), "--network", json.dumps(ENCODER)]
+    common += ["--folds", begun / "split/folds.csv", "--tiles", begun / "tile/tiles.json"]
+    stage("slides_pretrain", "--out", tmp_path / "a", "--work", tmp_path / "work_a", *common)
+    forward, calls = TileContrast.forward, []
+
+    def killed(self: TileContrast, batch: dict[str, torch.Tensor]) -> object:
+        calls.append(len(calls))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return forward(self, batch)
+
+    monkeypatch.setattr(TileContrast, "forward", killed)
+    resumed = ["--out", tmp_path / "b", "--work", tmp_path / "work_b", *common]
+    with pytest.raises(KeyboardInterrupt):
+        stage("slides_pretrain", *resumed)
+    assert not (tmp_path / "b/encoder.pt").exists()
+    stage("slides_pretrain", *resumed)
+    assert len(calls) == 4 + 3  # the steps that were not saved, and none of the others
+    whole, goes_on = (
+        torch.load(tmp_path / name / "encoder.pt", weights_only=True)["weights"] for name in "ab"
+    )
+    assert all(torch.equal(whole[name], goes_on[name]) for name in whole)
+    assert not (tmp_path / "work_b").exists()

@@ -16,6 +16,7 @@ from medcl.study.slides_metrics import (
     auroc,
     contributions,
     measure,
+    of_class,
     threshold,
 )
 
@@ -53,6 +54,24 @@ def test_areas_are_computed_within_folds_and_weighted_by_patients() -> None:
         areas.append((area, here.sum()))
     expected = sum(area * n for area, n in areas) / sum(n for _, n in areas)
     assert measure("auroc", found) == pytest.approx(expected)
+
+
+def test_three_classes_are_measured_one_against_the_rest_within_folds() -> None:
+    found = predicted(45, classes=3).rows(np.arange(45) < 39)
+    areas, precisions, counts = [], [], []
+    for fold in (0, 1):
+        here = found.fold == fold
+        rest = [(found.label[here] == kind, found.probability[here, kind]) for kind in range(3)]
+        areas.append([roc_auc_score(*one) for one in rest])
+        precisions.append([average_precision_score(*one) for one in rest])
+        counts.append(here.sum())
+    by_class = np.average(areas, axis=0, weights=counts)
+    assert measure("auroc", found) == pytest.approx(by_class.mean())
+    expected = np.average(precisions, axis=0, weights=counts).mean()
+    assert measure("auprc", found) == pytest.approx(expected)
+    for kind in range(3):
+        recall = (found.decision[found.label == kind] == kind).mean()
+        assert of_class(kind, found) == pytest.approx((by_class[kind], recall))
 
 
 def test_scores_of_another_scale_in_each_fold_change_no_area() -> None:

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl.config import Count, Share
 from medcl.contrast.similarity import full
 from medcl.errors import MedclError
 
@@ -146,6 +147,37 @@ class Aggregator(nn.Module, ABC):
         """
         losses = F.cross_entropy(full(logits), label, reduction="none")
         return (losses * self.class_weights.to(losses)[label]).mean()
+
+
+class Pooling(Aggregator):
+    """Instances are embedded, a rule without weights makes one of them, a line classifies it.
+
+    width: features of an embedded instance; null takes the features as they are
+    dropout: of the embedded instance
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        class_weights: Sequence[float] | None = None,
+        *,
+        width: Count | None = 512,
+        dropout: Share = 0.0,
+    ) -> None:
+        super().__init__(features, classes, class_weights)
+        self.width = width or features
+        self.embed = embedding(features, width, dropout)
+        self.classifier = nn.Linear(self.width, classes)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
+        logits = self.classifier(self.pooled(batch["features"], batch["mask"]))
+        loss = self.cross_entropy(logits, batch["label"])
+        return loss, {"accuracy": bag_accuracy(logits, batch["label"])}
+
+    @abstractmethod
+    def pooled(self, features: Tensor, mask: Tensor) -> Float[Tensor, "B E"]:
+        """The embedding of each bag, with gradient."""
 
 
 def masked_softmax(

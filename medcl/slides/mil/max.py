@@ -8,48 +8,17 @@ the first holds it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medcl.config import Count, Share
-from medcl.slides.mil.base import (
-    Aggregator,
-    BagPrediction,
-    Batch,
-    Terms,
-    bag_accuracy,
-    embedding,
-)
+from medcl.slides.mil.base import BagPrediction, Pooling
 
 
-class Max(Aggregator):
-    """Largest value of each feature; see the module's text.
+class Max(Pooling):
+    """Largest value of each feature; see the module's text."""
 
-    width: features of an embedded instance; null takes the features as they are
-    dropout: of the embedded instance
-    """
-
-    def __init__(
-        self,
-        features: int,
-        classes: int,
-        class_weights: Sequence[float] | None = None,
-        *,
-        width: Count | None = 512,
-        dropout: Share = 0.0,
-    ) -> None:
-        super().__init__(features, classes, class_weights)
-        self.embed = embedding(features, width, dropout)
-        self.width = width or features
-        self.classifier = nn.Linear(self.width, classes)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
-        largest, _ = self._largest(batch["features"], batch["mask"], None)
-        logits = self.classifier(largest)
-        loss = self.cross_entropy(logits, batch["label"])
-        return loss, {"accuracy": bag_accuracy(logits, batch["label"])}
+    def pooled(self, features: Tensor, mask: Tensor) -> Tensor:
+        return self._largest(features, mask, None)[0]
 
     def infer(self, features: Tensor, mask: Tensor, chunk: int | None) -> BagPrediction:
         largest, holders = self._largest(features, mask, chunk)

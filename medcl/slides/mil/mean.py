@@ -7,46 +7,16 @@ The classifier is linear, so the logits of the bag are the mean of those of its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from torch import Tensor
 
-from torch import Tensor, nn
-
-from medcl.config import Count, Share
-from medcl.slides.mil.base import (
-    Aggregator,
-    BagPrediction,
-    Batch,
-    Terms,
-    bag_accuracy,
-    embedding,
-)
+from medcl.slides.mil.base import BagPrediction, Pooling
 
 
-class Mean(Aggregator):
-    """Mean of the instances; see the module's text.
+class Mean(Pooling):
+    """Mean of the instances; see the module's text."""
 
-    width: features of an embedded instance; null takes the features as they are
-    dropout: of the embedded instance
-    """
-
-    def __init__(
-        self,
-        features: int,
-        classes: int,
-        class_weights: Sequence[float] | None = None,
-        *,
-        width: Count | None = 512,
-        dropout: Share = 0.0,
-    ) -> None:
-        super().__init__(features, classes, class_weights)
-        self.embed = embedding(features, width, dropout)
-        self.classifier = nn.Linear(width or features, classes)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
-        attention = equal(batch["mask"], batch["features"])
-        logits = self.classifier(self.pool(attention, self.embed, batch["features"], None)[:, 0])
-        loss = self.cross_entropy(logits, batch["label"])
-        return loss, {"accuracy": bag_accuracy(logits, batch["label"])}
+    def pooled(self, features: Tensor, mask: Tensor) -> Tensor:
+        return self.pool(equal(mask, features), self.embed, features, None)[:, 0]
 
     def infer(self, features: Tensor, mask: Tensor, chunk: int | None) -> BagPrediction:
         attention = equal(mask, self.classifier.weight)
