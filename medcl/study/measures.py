@@ -1,4 +1,4 @@
-"""The metrics a study is judged by: how each is named, scaled and read."""
+"""What a study is judged by: how each metric is named, scaled and read, and of which weights."""
 
 from __future__ import annotations
 
@@ -32,4 +32,9 @@ SECONDARY = (
     Measure("nsd", "NSD", "points", 100.0, 1, 1),
     Measure("iou", "IoU", "points", 100.0, 1, 1),
 )
+# The two sets of weights a fine-tuning keeps, in words.
+WEIGHTS = {
+    "last": "the weights after the last step",
+    "selected": "the weights selected on the validation subjects",
+}
 MEASURES = {measure.key: measure for measure in (DICE, *SECONDARY)}

@@ -70,8 +70,10 @@ def full_label_bounds(results: Results) -> dict[str, tuple[float, int]]:
     chosen = results.study.primary
     found: dict[str, list[float]] = {}
     for run in results.bound:
-        given = {"weights": chosen.weights, "metric": chosen.metric}
-        values = [v for v in case_values(run, results.test_cases, **given) if not math.isnan(v)]
+        values = case_values(
+            run, results.test_cases, weights=chosen.weights, metric=chosen.metric
+        )
+        values = [value for value in values if not math.isnan(value)]
         if values:
             found.setdefault(run.arm, []).append(math.fsum(values) / len(values))
     scale = MEASURES[chosen.metric].scale
@@ -119,7 +121,6 @@ def class_forests(results: Results) -> list[Picture]:
     """Difference of each class and arm to the control, one picture per label count."""
     study = results.study
     measure = MEASURES[study.primary.metric]
-    given = {"weights": study.primary.weights, "metric": measure.key}
     numbers = [arm for arm in study.arms if arm != results.control]
     pictures = []
     for labelled in study.labelled:
@@ -128,7 +129,9 @@ def class_forests(results: Results) -> list[Picture]:
             for number, arm in enumerate(numbers, start=1):
                 if labelled not in study.counts(arm):
                     continue
-                found = difference_of(results, arm, labelled, results.control, name=name, **given)
+                found = difference_of(
+                    results, arm, labelled, results.control, metric=measure.key, name=name
+                )
                 if found is not None and found.mean is not None:
                     point = _point(labelled, found, measure)
                     rows.append(figures.Row(f"{name}, {arm}", number, point, name))
@@ -181,8 +184,10 @@ def subject_means(
     if results.control is None or results.splits is None:
         return None
     chosen = results.study.primary
-    given = {"weights": chosen.weights, "metric": chosen.metric}
-    tables = [case_table(results, name, labelled, **given) for name in (results.control, arm)]
+    tables = [
+        case_table(results, name, labelled, metric=chosen.metric)
+        for name in (results.control, arm)
+    ]
     shared = ~np.any([np.isnan(table).all(axis=1) for table in tables], axis=0)
     tables = [table[shared] for table in tables]
     keep = ~np.any([np.isnan(table).any(axis=0) for table in tables], axis=0)
@@ -233,10 +238,7 @@ def _picture(drawing: Drawing, caption: str) -> Picture:
 
 def _replicates(results: Results, item: Comparison) -> list[float]:
     """Mean of each replicate over the cases that all of them have, as shown."""
-    chosen = results.study.primary
-    table = case_table(
-        results, item.arm, item.labelled, weights=chosen.weights, metric=chosen.metric
-    )
+    table = case_table(results, item.arm, item.labelled, metric=item.measure.key)
     rows = table[~np.isnan(table).all(axis=1)]
     rows = rows[:, ~np.isnan(rows).any(axis=0)]
     return [item.measure.scale * float(row.mean()) for row in rows]

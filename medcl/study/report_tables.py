@@ -10,7 +10,7 @@ from medcl.study import prose, protocol
 from medcl.study.cells import WHO, estimated, p_cell, rules_of, scaled
 from medcl.study.comparison import Comparison, difference_table, lost_classes
 from medcl.study.cost import costs
-from medcl.study.measures import MEASURES
+from medcl.study.measures import MEASURES, WEIGHTS
 from medcl.study.prose import NONE
 from medcl.study.resampling import SEED, bootstrap, wilcoxon
 from medcl.study.results import OK, Results
@@ -42,7 +42,8 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
         lost = lost_words(results, item.arm, item.labelled)
         rows.append([*row, lost, _replicates(item, results), Number(item.seconds, 0)])
     caption = (
-        f"Mean {measure.title} on the test subjects"
+        f"Mean {measure.title} on the test subjects, with "
+        f"{WEIGHTS[results.study.primary.weights]}"
         + (" in points (times 100)" if measure.points else f" in {measure.unit}")
         + ", with 95 % intervals"
     )
@@ -106,14 +107,15 @@ def variance(results: Results, comparisons: Sequence[Comparison]) -> Table:
     """Where the differences vary, what the study could have seen, and two secondary looks."""
     chosen = results.study.primary
     measure = MEASURES[chosen.metric]
-    given = {"weights": chosen.weights, "metric": chosen.metric}
     rows: list[list[Cell]] = []
     for item in comparisons:
         found = item.difference
         if found is None or found.spread is None or item.control is None:
             continue
         table = _complete(
-            difference_table(results, item.arm, item.labelled, item.control, **given),
+            difference_table(
+                results, item.arm, item.labelled, item.control, metric=chosen.metric
+            ),
             results.test_subjects,
         )
         low, high = bootstrap(table, np.random.default_rng(SEED))
