@@ -156,6 +156,21 @@ def mean_of(
     return estimate(table, results.test_subjects)
 
 
+def bound_means(results: Results) -> dict[str, tuple[Estimate, int]]:
+    """Arm -> its mean when trained on every labelled candidate, and their number."""
+    found = {}
+    chosen, cases = results.study.primary, results.test_cases
+    for arm in dict.fromkeys(run.arm for run in results.bound if run.status == OK):
+        runs = [run for run in results.bound if run.arm == arm]
+        given = {"weights": chosen.weights, "metric": chosen.metric}
+        rows = [case_values(run, cases, **given) for run in runs]
+        table = np.array(rows, dtype=float).reshape(len(runs), len(cases))
+        mean = estimate(table, results.test_subjects)
+        if mean.mean is not None:
+            found[arm] = (mean, max(run.labelled for run in runs))
+    return found
+
+
 def difference_of(
     results: Results, arm: str, labelled: int, control: str | None, *, weights: str | None = None,
     metric: str = "dice", name: str | None = None,

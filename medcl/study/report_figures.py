@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from medcl.study import figures
-from medcl.study.comparison import Comparison, case_table, case_values, difference_of
+from medcl.study.comparison import Comparison, bound_means, case_table, difference_of
 from medcl.study.drawing import Drawing
 from medcl.study.markup import Html
-from medcl.study.measures import MEASURES, Measure
+from medcl.study.measures import MEASURES, WEIGHTS, Measure
 from medcl.study.prose import listed
 from medcl.study.results import Pretraining, Results
 from medcl.study.statistics import MIN_REPLICATES, Estimate, by_subject
@@ -40,13 +40,17 @@ def learning_curves(results: Results, comparisons: Sequence[Comparison]) -> Pict
         return None
     measure = comparisons[0].measure
     caption = (
-        f"Mean {measure.title} on the test subjects against the number of labelled subjects. "
-        "Markers: mean over replicates and test subjects; bars: its 95 % interval (where "
+        f"Mean {measure.title} on the test subjects, of {WEIGHTS[results.study.primary.weights]}, "
+        "against the number of labelled subjects. Markers: mean over replicates and test subjects; bars: its 95 % interval (where "
         f"{MIN_REPLICATES} or more replicates finished); dots: the replicates."
     )
     if len(curves) > 1:
         caption += " The bars of two arms do not tell whether they differ: the gains below do."
-    bounds = full_label_bounds(results)
+    bounds = {
+        arm: (measure.scale * found.mean, found.replicates)
+        for arm, (found, _) in bound_means(results).items()
+        if found.mean is not None
+    }
     if bounds:
         words = (f"{arm} {value:.{measure.digits}f} ({n})" for arm, (value, n) in bounds.items())
         caption += (
@@ -61,23 +65,9 @@ def learning_curves(results: Results, comparisons: Sequence[Comparison]) -> Pict
         used,
         quantity=quantity(measure),
         bounds={arm: value for arm, (value, _) in bounds.items()},
+        numbers=numbers_of(results),
     )
     return _picture(drawing, caption)
-
-
-def full_label_bounds(results: Results) -> dict[str, tuple[float, int]]:
-    """Arm -> its mean with every labelled candidate, as shown, and the number of replicates."""
-    chosen = results.study.primary
-    found: dict[str, list[float]] = {}
-    for run in results.bound:
-        values = case_values(
-            run, results.test_cases, weights=chosen.weights, metric=chosen.metric
-        )
-        values = [value for value in values if not math.isnan(value)]
-        if values:
-            found.setdefault(run.arm, []).append(math.fsum(values) / len(values))
-    scale = MEASURES[chosen.metric].scale
-    return {arm: (scale * math.fsum(v) / len(v), len(v)) for arm, v in found.items()}
 
 
 def gains(results: Results, comparisons: Sequence[Comparison]) -> Picture | None:
@@ -95,11 +85,12 @@ def gains(results: Results, comparisons: Sequence[Comparison]) -> Picture | None
         "crossed replicates and test subjects, not corrected for the number of comparisons; a bar "
         "that meets the line at 0 shows no measurable difference."
     )
-    drawing = figures.gains(curves, "gains", quantity=quantity(measure), control=results.control)
+    words = f"{measure.title} less that of {results.control} ({measure.unit})"
+    drawing = figures.gains(curves, "gains", quantity=words, numbers=numbers_of(results))
     return _picture(drawing, caption)
 
 
-def costs(comparisons: Sequence[Comparison]) -> Picture | None:
+def costs(results: Results, comparisons: Sequence[Comparison]) -> Picture | None:
     """Every arm against what one model costs."""
     curves: dict[str, list[figures.Point]] = {}
     for item in comparisons:
@@ -112,22 +103,25 @@ def costs(comparisons: Sequence[Comparison]) -> Picture | None:
     caption = (
         f"Mean {measure.title} against the time one model takes: its fine-tuning and one whole "
         "pretraining. Numbers: labelled subjects. Several models can share a pretraining, and then "
-        "cost less each."
+        "cost less each; trial runs for a learning rate are not counted."
     )
-    return _picture(figures.costs(curves, "cost", quantity=quantity(measure)), caption)
+    drawing = figures.costs(
+        curves, "cost", quantity=quantity(measure), numbers=numbers_of(results)
+    )
+    return _picture(drawing, caption)
 
 
 def class_forests(results: Results) -> list[Picture]:
     """Difference of each class and arm to the control, one picture per label count."""
     study = results.study
     measure = MEASURES[study.primary.metric]
-    numbers = [arm for arm in study.arms if arm != results.control]
-    pictures = []
+    numbers = numbers_of(results)
+    groups: dict[int, list[figures.Row]] = {}
     for labelled in study.labelled:
         rows = []
         for name in study.dataset.classes:
-            for number, arm in enumerate(numbers, start=1):
-                if labelled not in study.counts(arm):
+            for arm, number in numbers.items():
+                if arm == results.control or labelled not in study.counts(arm):
                     continue
                 found = difference_of(
                     results, arm, labelled, results.control, metric=measure.key, name=name
@@ -136,11 +130,28 @@ def class_forests(results: Results) -> list[Picture]:
                     point = _point(labelled, found, measure)
                     rows.append(figures.Row(f"{name}, {arm}", number, point, name))
         if rows:
-            title = f"{labelled} labelled"
-            words = f"{quantity(measure)}: difference"
-            drawing = figures.forest(rows, f"classes-n{labelled}", title=title, quantity=words)
-            pictures.append(_picture(drawing, title))
-    return pictures
+            groups[labelled] = rows
+    limits = _shared([row.point for rows in groups.values() for row in rows])
+    words = f"{measure.title} difference ({measure.unit})"
+    return [
+        _picture(
+            figures.forest(
+                rows, f"classes-n{n}", title=f"{n} labelled", quantity=words, limits=limits
+            ),
+            "",
+        )
+        for n, rows in groups.items()
+    ]
+
+
+def _shared(points: Sequence[figures.Point]) -> tuple[float, float] | None:
+    """Limits of one axis for all `points` and their intervals, with a margin; 0 lies in it."""
+    ends = [end for p in points for end in (p.mean, p.low, p.high) if math.isfinite(end)]
+    if not ends:
+        return None
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    edge = 0.05 * (high - low) or 1.0
+    return low - edge, high + edge
 
 
 def case_dots(results: Results, arm: str) -> list[Picture]:
@@ -162,6 +173,7 @@ def case_dots(results: Results, arm: str) -> list[Picture]:
             limits=_limits(values, measure),
             quantity=quantity(measure),
             name=f"cases-{arm}-n{labelled}",
+            number=numbers_of(results)[arm],
         )
         above = int((other > scratch).sum())
         caption = f"{above} of {len(scratch)} above the diagonal"
@@ -221,10 +233,17 @@ def pretraining_losses(results: Results) -> list[Picture]:
             chance=float(chances[0]) if chances else None,
             title=arm,
             name=f"pretraining-{arm}",
+            number=numbers_of(results)[arm],
         )
-        known = "dashed: chance" if chances else "its chance level is not known"
-        pictures.append(_picture(drawing, f"{arm}; {' + '.join(terms)}; {known}"))
+        known = "dashed: its chance level" if chances else "its chance level is not known"
+        pictures.append(_picture(drawing, f"{' + '.join(terms)}; {known}"))
     return pictures
+
+
+def numbers_of(results: Results) -> dict[str, int]:
+    """Arm -> the number of its colour and marker in every figure, the control's first."""
+    arms = sorted(results.study.arms, key=lambda arm: arm != results.control)
+    return {arm: number for number, arm in enumerate(arms)}
 
 
 def quantity(measure: Measure) -> str:

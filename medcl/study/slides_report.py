@@ -12,7 +12,6 @@ from medcl.files import read_json, replacing
 from medcl.study.markup import (
     Html,
     bullets,
-    escape,
     figure,
     join,
     panels,
@@ -20,16 +19,15 @@ from medcl.study.markup import (
     section,
     subsection,
     table,
-    tag,
     ticked,
 )
 from medcl.study.names import Names
+from medcl.study.page import document, header
 from medcl.study.sections_study import provenance
 from medcl.study.slides_metrics import METRICS, NAMES
 from medcl.study.slides_results import Model, Pair, SlideResults, pairs
 from medcl.study.statistics import LEVEL, Estimate
 
-CSS = Path(__file__).with_name("report.css")
 COLUMNS = (
     "compared", "encoder", "aggregator", "against_encoder", "against_aggregator", "metric",
     "mean", "against_mean", "difference", "low", "high", "p", "seeds", "patients", "primary",
@@ -58,15 +56,7 @@ def slide_page(results: SlideResults, *, command: str | None = None) -> str:
         unfinished(results),
         provenance(command, hashed=hashed),
     ]
-    head = [
-        Html('<meta charset="utf-8">'),
-        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        tag("title", escape(title)),
-        tag("style", Html(CSS.read_text(encoding="utf-8"))),
-    ]
-    body = tag("main", join([tag("h1", title), *[part for part in sections if part]]))
-    whole = join([tag("head", join(head)), tag("body", body)])
-    return f"<!doctype html>\n{tag('html', whole, lang='en')}\n"
+    return document(title, header(results.study.study, title), sections)
 
 
 def answer(results: SlideResults, compared: Sequence[Pair]) -> Html:
