@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -288,7 +289,7 @@ def _apart(counts: Sequence[int], arms: int) -> float:
 
     All arms together take no more than half of the way to the next label count.
     """
-    steps = [math.log2(b / a) for a, b in zip(counts, counts[1:], strict=False)]
+    steps = [math.log2(b / a) for a, b in itertools.pairwise(counts)]
     wide = 0.045 * max(1.0, math.log2(counts[-1] / counts[0]))
     return min(wide, 0.5 * min(steps, default=1.0) / max(1, arms))
 

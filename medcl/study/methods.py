@@ -137,9 +137,7 @@ def _tuning(study: Study) -> str:
         "its own training seed; both are the same in every arm. "
     )
     if plan.pretrainings(study):
-        text += (
-            "Where an arm has k pretraining seeds, replicate r starts from seed r modulo k. "
-        )
+        text += "Where an arm has k pretraining seeds, replicate r starts from seed r modulo k. "
     text += (
         f"Training took {arm_words.steps(tuning, study.labelled)} of batch {tuning.batch} with "
         f"AdamW ({rate}weight decay {tuning.weight_decay:g}, warm-up over "

@@ -41,8 +41,9 @@ def learning_curves(results: Results, comparisons: Sequence[Comparison]) -> Pict
     measure = comparisons[0].measure
     caption = (
         f"Mean {measure.title} on the test subjects, of {WEIGHTS[results.study.primary.weights]}, "
-        "against the number of labelled subjects. Markers: mean over replicates and test subjects; bars: its 95 % interval (where "
-        f"{MIN_REPLICATES} or more replicates finished); dots: the replicates."
+        "against the number of labelled subjects. Markers: mean over replicates and test subjects; "
+        f"bars: its 95 % interval (where {MIN_REPLICATES} or more replicates finished); dots: the "
+        "replicates."
     )
     if len(curves) > 1:
         caption += " The bars of two arms do not tell whether they differ: the gains below do."
@@ -105,9 +106,7 @@ def costs(results: Results, comparisons: Sequence[Comparison]) -> Picture | None
         "pretraining. Numbers: labelled subjects. Several models can share a pretraining, and then "
         "cost less each; trial runs for a learning rate are not counted."
     )
-    drawing = figures.costs(
-        curves, "cost", quantity=quantity(measure), numbers=numbers_of(results)
-    )
+    drawing = figures.costs(curves, "cost", quantity=quantity(measure), numbers=numbers_of(results))
     return _picture(drawing, caption)
 
 
@@ -197,8 +196,7 @@ def subject_means(
         return None
     chosen = results.study.primary
     tables = [
-        case_table(results, name, labelled, metric=chosen.metric)
-        for name in (results.control, arm)
+        case_table(results, name, labelled, metric=chosen.metric) for name in (results.control, arm)
     ]
     shared = ~np.any([np.isnan(table).all(axis=1) for table in tables], axis=0)
     tables = [table[shared] for table in tables]

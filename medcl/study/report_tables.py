@@ -122,9 +122,7 @@ def variance(results: Results, comparisons: Sequence[Comparison]) -> Table:
         if found is None or found.spread is None or item.control is None:
             continue
         table = _complete(
-            difference_table(
-                results, item.arm, item.labelled, item.control, metric=chosen.metric
-            ),
+            difference_table(results, item.arm, item.labelled, item.control, metric=chosen.metric),
             results.test_subjects,
         )
         low, high = bootstrap(table, np.random.default_rng(SEED))

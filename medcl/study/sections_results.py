@@ -50,9 +50,7 @@ def _title(results: Results) -> str:
 
 def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
     """A sentence per label count, the table, every comparison, and what is missing."""
-    warnings = [
-        paragraph(text, class_="notice") for text in notices(results, comparisons)
-    ]
+    warnings = [paragraph(text, class_="notice") for text in notices(results, comparisons)]
     table = report_tables.answer(results, comparisons).html()
     if not results.control:
         said = tag("ul", *(tag("li", lone_words(item)) for item in comparisons))

@@ -183,7 +183,9 @@ def taken_over(results: Results, names: Names) -> Html:
                 if run.status == OK and run.summary.get("transfer")
             ]
             if own:
-                source = "given" if results.study.arms[origin].weights else f"pretrained by {origin}"
+                source = (
+                    "given" if results.study.arms[origin].weights else f"pretrained by {origin}"
+                )
                 rows.append([name, source, names.scrub(prose.transfer_words(found))])
     caption = "What fine-tuning took over of the weights it starts from."
     return table(caption, ["arm", "weights", "taken"], rows, "ttw")

@@ -61,7 +61,9 @@ def sentence(
     found = verdict(interval, p_holm=p_holm, family=family, measure=measure)
     if found == "unclear":
         shown = amount(difference, measure, sign=True, digits=digits)
-        seen = f"; this study could have seen {rounded_up(detectable, measure)}" if detectable else ""
+        seen = (
+            f"; this study could have seen {rounded_up(detectable, measure)}" if detectable else ""
+        )
         return (
             f"{start}no measurable difference between {subject} and {against} "
             f"({shown}, {evidence}){seen}."

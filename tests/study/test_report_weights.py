@@ -87,9 +87,9 @@ def test_the_pictures_show_the_predictions_of_the_primary_weights(tmp_path):
 def test_the_page_says_the_weights_of_its_curves_and_of_its_answer(tmp_path):
     read = results(tmp_path, weights="selected")
     text = text_of(make_report(read).html)
-    for start in ("Mean Dice on the test subjects, with", "Mean Dice on the test subjects against"):
-        sentence = text[text.index(start) :].split(". ")[0]
-        assert "of the weights selected on the validation subjects" in sentence
+    words = "on the test subjects, of the weights selected on the validation subjects, "
+    assert f"Mean Dice (points: times 100) {words}with 95 % intervals" in text
+    assert f"Mean Dice {words}against the number of labelled subjects" in text
 
 
 @pytest.mark.parametrize(("metric", "best"), [("dice", "voco"), ("hd95_mm", "voco")])
@@ -97,6 +97,8 @@ def test_the_arm_in_the_pictures_is_the_better_one_also_where_less_is_better(
     tmp_path, metric, best
 ):
     effects = {"order": -0.03, "voco": 0.06}
-    config = make(tmp_path / "a", Fake(**{**QUICK, "effects": effects, "primary": {"metric": metric}}))
+    config = make(
+        tmp_path / "a", Fake(**{**QUICK, "effects": effects, "primary": {"metric": metric}})
+    )
     read = read_results(config, config.parent)
     assert report_overlays.shown_arms(read, compare(read), 1) == ["scratch", best]
