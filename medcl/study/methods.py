@@ -194,7 +194,7 @@ def _bound(results: Results) -> str | None:
         return None
     count = len(results.splits.candidates(0)) if results.splits else 0
     settings = plan.bound_run(study, 0).settings
-    length = f" for {settings.steps_for(count)} steps" if count else ""
+    length = f", for {settings.steps_for(count)} steps" if count else ""
     many = f" ({count})" if count else ""
     return (
         f"As a bound of what more labels could give, {bound.arm} was trained on every labelled "

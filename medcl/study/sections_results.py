@@ -55,7 +55,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
     if not results.control:
         said = tag("ul", *(tag("li", lone_words(item)) for item in comparisons))
         first = [tag("div", said, class_="answer"), *warnings, table]
-        return section("The answer", *first, anchor="answer")
+        return section("The answer", *first, bullets(methods.caveats(results)), anchor="answer")
     order = sorted(
         (arm for arm in results.study.arms if arm != results.control),
         key=lambda arm: not any(c.primary for c in comparisons if c.arm == arm),
@@ -96,17 +96,10 @@ def headlines(results: Results, comparisons: Sequence[Comparison]) -> list[Html]
 def _how_to_read(results: Results) -> str:
     """Words of the answer that not every reader knows."""
     measure = MEASURES[results.study.primary.metric]
-    means = {
-        "dice": "Dice: overlap of prediction and reference, 100 points where they agree.",
-        "iou": "IoU: shared part of prediction and reference, 100 points where they agree.",
-        "nsd": "NSD: share of the surfaces that agree within the tolerance, 100 points at best.",
-        "hd95_mm": "HD95: distance of the surfaces that 95 % of them stay below.",
-        "assd_mm": "ASSD: mean distance of the surfaces.",
-    }[measure.key]
     return (
-        f"{means} A gain or a loss (▲ ▼) is claimed only where the interval excludes 0 and holds "
-        "for all primary comparisons together; no measurable difference (○) does not mean that "
-        "there is none."
+        f"{measure.title}: {measure.meaning}. A gain or a loss (▲ ▼) is claimed only where the "
+        "interval excludes 0 and the corrected p is below 0.05; no measurable difference (○) does "
+        "not mean that there is none."
     )
 
 

@@ -193,7 +193,7 @@ def taken_over(results: Results, names: Names) -> Html:
 
 def protocol(results: Results) -> Html:
     paragraphs = [
-        paragraph(tag("strong", f"{title}. "), text)
+        tag("p", tag("strong", f"{title}. "), text)
         for title, text in methods.protocol(results).items()
     ]
     return section("Protocol", tag("div", *paragraphs, class_="protocol"), anchor="protocol")

@@ -64,9 +64,7 @@ def test_a_smaller_distance_is_said_to_be_lower() -> None:
 def test_without_an_interval_nothing_is_claimed() -> None:
     few = Estimate(0.032, 3, 8, 8, reason="3 replicates; an interval needs at least 5")
     text = headline([replace(GAIN, difference=few)], SCRATCH)
-    assert (
-        "differ from training from scratch by +3.2 Dice points, which without an interval" in text
-    )
+    assert "from training from scratch by +3.2 Dice points, which without an interval" in text
     lost = Estimate(None, 0, 0, 0, reason="no replicate finished")
     assert "could not be compared with training from scratch: no replicate finished" in headline(
         [replace(GAIN, difference=lost)], SCRATCH

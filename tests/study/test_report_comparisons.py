@@ -86,8 +86,8 @@ def test_pretrained_arms_are_set_beside_every_further_control(tmp_path):
 def test_the_bound_with_all_labels_is_drawn_and_told(tmp_path):
     results, page = quick(tmp_path / "a", bound=2)
     by_subject = {}  # one of them was seen twice
-    for run in results.bound:
-        for (case, _), value in run.scores["last", "dice"].items():
+    for made in results.bound:
+        for (case, _), value in made.scores["last", "dice"].items():
             by_subject.setdefault(results.splits.subject_of[case], []).append(value)
     mean = 100 * float(np.mean([np.mean(values) for values in by_subject.values()]))
     said = text_of(page)
