@@ -210,9 +210,7 @@ def case_dots(
 
     def draw(axes: Axes) -> None:
         axes.plot(limits, limits, color=FAINT, lw=0.9, ls=DASHED)
-        axes.plot(
-            scratch, arm, marker(number), ms=5, mew=0.6, mec="white", c=colour(number), alpha=0.85
-        )
+        axes.plot(scratch, arm, "o", ms=5, mew=0.6, mec="white", c=colour(number), alpha=0.85)
         ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=4)
         shown = [t for t in ticks.tick_values(*limits) if limits[0] <= t <= limits[1]]
         axes.set_xticks(shown)

@@ -16,6 +16,7 @@ from medcl.study.sentences import (
     decimals,
     encoder_words,
     limits,
+    points,
     rounded_up,
     verdict,
 )
@@ -34,9 +35,11 @@ def headline(items: Sequence[Comparison], against: str) -> str:
             f"no measurable difference between {_subject(item)} and {against} ({_shown(item)})"
         )
     elif unclear:
-        to = "" if said else f" to {against}"
-        each = ", ".join(f"{_subject(item)} {_bracketed(item)}" for item in unclear)
-        said.append(f"no measurable difference{to} for {each}")
+        start = (
+            "no measurable difference for" if said else f"no measurable difference to {against}:"
+        )
+        each = ", ".join(_brief(item, first=not place) for place, item in enumerate(unclear))
+        said.append(f"{start} {each}")
     if seen := _unseen(unclear):
         said.append(seen)
     said += [_uncertain(item, against) for item in _of(items, "no interval")]
@@ -68,8 +71,15 @@ def _shown(item: Comparison) -> str:
     return f"{size}, {_interval(item)}"
 
 
-def _bracketed(item: Comparison) -> str:
-    return f"({_shown(item)})"
+def _brief(item: Comparison, *, first: bool) -> str:
+    """Units and the word interval only with the first of several."""
+    assert item.interval is not None
+    measure, digits = item.measure, _digits(item)
+    if first:
+        size = amount(_mean(item), measure, sign=True, digits=digits)
+        return f"{_subject(item)} {size} ({_interval(item)})"
+    size = points(_mean(item), sign=True, digits=digits, scale=measure.scale)
+    return f"{_subject(item)} {size} ({limits(item.interval, measure, digits)})"
 
 
 def _uncertain(item: Comparison, against: str) -> str:

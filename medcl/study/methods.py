@@ -41,6 +41,8 @@ def _data(results: Results) -> str:
     )
     if splits is None:
         return f"{text}."
+    if not isinstance(study.split.test, list):
+        text += f", at random (seed {study.split.seed}),"
     labelled = {case.subject for case in results.cases if case.label is not None}
     pool, validation, test = (splits.subjects(role) for role in ("pool", "validation", "test"))
     marked = len(labelled.intersection(pool))
@@ -49,9 +51,7 @@ def _data(results: Results) -> str:
         f"{plural(len(validation), f'validation {unit}')}"
         f" and a pool of {len(pool)}, of which {marked} have a label"
     )
-    named = isinstance(study.split.test, list)
-    how = "test subjects named beforehand" if named else "drawn at random"
-    text += f" ({how}, seed {study.split.seed})."
+    text += "; the test subjects were named." if isinstance(study.split.test, list) else "."
     for other in study.pretrain_on:
         count = sum(case.dataset == other.name for case in results.cases)
         text += (

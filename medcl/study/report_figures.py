@@ -86,7 +86,7 @@ def gains(results: Results, comparisons: Sequence[Comparison]) -> Picture | None
         "crossed replicates and test subjects, not corrected for the number of comparisons; a bar "
         "that meets the line at 0 shows no measurable difference."
     )
-    words = f"{measure.title} less that of {results.control} ({measure.unit})"
+    words = f"{measure.title} difference to {results.control} ({measure.unit})"
     drawing = figures.gains(curves, "gains", quantity=words, numbers=numbers_of(results))
     return _picture(drawing, caption)
 

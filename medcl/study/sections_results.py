@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from medcl.study import methods, metric_tables, prose, report_tables
 from medcl.study.comparison import Comparison, collapsed
 from medcl.study.headline import headline, kind_of
-from medcl.study.markup import Html, bullets, figure, panels, paragraph, section, subsection, tag
+from medcl.study.markup import (
+    Html,
+    bullets,
+    figure,
+    panels,
+    paragraph,
+    section,
+    subsection,
+    tag,
+    ticked,
+)
 from medcl.study.measures import MEASURES
 from medcl.study.names import Names
 from medcl.study.page import header
@@ -55,7 +65,8 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
     if not results.control:
         said = tag("ul", *(tag("li", lone_words(item)) for item in comparisons))
         first = [tag("div", said, class_="answer"), *warnings, table]
-        return section("The answer", *first, bullets(methods.caveats(results)), anchor="answer")
+        more = bullets(map(ticked, methods.caveats(results)))
+        return section("The answer", *first, more, anchor="answer")
     order = sorted(
         (arm for arm in results.study.arms if arm != results.control),
         key=lambda arm: not any(c.primary for c in comparisons if c.arm == arm),
@@ -72,7 +83,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
         table,
         subsection("Each comparison", tag("div", *map(Html, each), class_="answer small")),
         paragraph(methods.primary_words(results.study, results.control), class_="facts"),
-        bullets(methods.caveats(results)),
+        bullets(map(ticked, methods.caveats(results))),
         anchor="answer",
     )
 
