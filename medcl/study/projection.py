@@ -73,8 +73,8 @@ def project(study: Study, pace: Pace) -> list[Projected]:
             known = [times * n for n in counts if n is not None]
             found.append(_summed(stage, arm, known, jobs, pace))
     models = [*protocol.runs(study), *protocol.bound_runs(study)]
-    predicted = [pace.predict.get(row.arm) for row in models]
-    found.append(_summed("predict", "all", [], predicted, pace))
+    for arm, count in Counter(row.arm for row in models).items():
+        found.append(_summed("predict", arm, [], [pace.predict.get(arm)] * count, pace))
     return found
 
 

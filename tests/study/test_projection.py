@@ -45,7 +45,7 @@ def test_the_hours_are_steps_times_pace_validations_and_the_start_of_each_proces
     # The 200 s of the pretraining are 400 steps of 0.5 s.
     assert made["finetune", "long"].steps == [420]
     assert made["finetune", "long"].seconds == 6 * (420 * 0.5 + 4)
-    assert made["predict", "all"].seconds == 18 * (10.0 + 4)
+    assert made["predict", "long"].seconds == 6 * (10.0 + 4)
 
 
 def test_trial_runs_and_the_bound_are_counted() -> None:
@@ -55,14 +55,18 @@ def test_trial_runs_and_the_bound_are_counted() -> None:
     assert made["tune", "scratch"].seconds == 3 * (10 * 0.5 + 1 * 2 * 3) + 4
     assert ("tune", "long") not in made
     assert made["finetune, bound", "scratch"].seconds == 2 * (100 * 0.5 + 10 * 3 * 3 + 4)
-    assert made["predict", "all"].jobs == 18 + 2
+    assert made["predict", "scratch"].jobs == 6 + 2
 
 
 def test_what_could_not_be_timed_is_not_guessed() -> None:
     pace = Pace({"glocal": None}, PACE.finetune, PACE.validate, {}, 4.0)
     made = {(item.stage, item.arm): item for item in project(study(), pace)}
     unknown = {key for key, item in made.items() if item.seconds is None}
-    assert unknown == {("pretrain", "glocal"), ("finetune", "long"), ("predict", "all")}
+    assert unknown == {
+        ("pretrain", "glocal"),
+        ("finetune", "long"),
+        *(("predict", arm) for arm in ("scratch", "long", "glocal")),
+    }
 
 
 def test_jobs_run_side_by_side_but_a_stage_waits_for_the_one_before() -> None:
