@@ -94,12 +94,18 @@ def test_an_arm_that_trains_itself_is_charged_for_every_network_and_for_labellin
     pace = Pace(
         {}, {"scratch": 0.5, "self": 0.5}, {"self": 3.0}, {}, 4.0, label={"self": 2.0}, pool=30
     )
-    made = {item.arm: item for item in project(study(arms=arms, labelled=[4]), pace)}
+    made = {
+        i.arm: i for i in project(study(arms=arms, labelled=[4]), pace) if i.stage == "finetune"
+    }
     trained = 6 * (20 * 0.5 + 2 * 3 * 3.0)
     assert made["self"].seconds == 3 * (trained + 6 * 26 * 2.0 + 4)
     assert made["self"].steps == [6 * 20]
     unknown = Pace({}, pace.finetune, pace.validate, {}, 4.0, label=pace.label)
-    made = {item.arm: item for item in project(study(arms=arms, labelled=[4]), unknown)}
+    made = {
+        item.arm: item
+        for item in project(study(arms=arms, labelled=[4]), unknown)
+        if item.stage == "finetune"
+    }
     assert made["self"].seconds == 3 * (trained + 4)
     said = sentence(study(arms=arms, labelled=[4]))
     assert said == "s: 6 fine-tunings (420 steps)"
