@@ -18,30 +18,24 @@ from typing import Any
 
 import numpy as np
 
-from medcl import networks, objectives
-from medcl.config import Finetune, Pretrain, Study, Training, load_study
+from medcl.config import Finetune, Study, load_study
+from medcl.config.protocol import PROBES
 from medcl.data.plan import Measured, Plan, make_plan, read_plan
-from medcl.data.store import Store, write_case, write_manifest
+from medcl.data.splits import read_splits
 from medcl.data.strides import BUDGET
 from medcl.errors import MedclError
 from medcl.files import read_json
-from medcl.segmentation.crops import LabelledCrops
-from medcl.segmentation.inference import predict_probabilities
-from medcl.segmentation.model import Segmentation
-from medcl.segmentation.validation import validation_dice
-from medcl.stages.pretrain import phases_of
+from medcl.stages.timing import pretraining, synthetic, tuning
 from medcl.study import projection, protocol
+from medcl.study.cost import jobs_of
 from medcl.study.projection import Pace, Projected
 from medcl.study.prose import duration
+from medcl.study.results import read_benchmarks
 from medcl.training.devices import Place, place
-from medcl.training.fit import fit
-from medcl.training.pretext import PretextItems
-from medcl.training.sampler import Items
-from medcl.views.augment import Augment
 
-CASES = 4  # some pretext tasks compare volumes with one another
 SIDE = round(BUDGET ** (1 / 3))
 SIZE = 1.5  # lengths of a volume whose shape is not known yet, in crops
+SPLITS = "split/splits.csv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,14 +67,20 @@ def run(args: argparse.Namespace) -> None:
     print(f"about {wall} on {device} ({at_a_time} jobs at a time); {whole} of jobs in all")
     left_out = ["ingest", "preprocess", "evaluate", "report"]
     left_out += [f"{item.stage} of {item.arm}" for item in items if item.seconds is None]
+    if pace.pool is None:
+        taught = [name for name, arm in study.arms.items() if arm.selftrain]
+        left_out += [f"labelling the pool for {arm} (its size is not known yet)" for arm in taught]
     print(f"not counted: {', '.join(left_out)}")
     crop = "x".join(map(str, plan.crop))
     if known:
         print(f"measured on this machine as it is now, with crops of {crop} voxels")
     else:
+        shape = "x".join(str(round(n)) for n in plan.fingerprint["shape_median"])
         print(
             f"measured on this machine as it is now, with crops of {crop} voxels: there is no plan "
-            "yet. Once `snakemake --until plan` has run, the estimate takes the real crop and shape"
+            f"yet, and volumes of {shape} voxels are a guess on which predictions and validations "
+            "hang most. Once `snakemake --until plan` has run, the estimate takes the real crop "
+            "and shape"
         )
 
 
@@ -98,36 +98,61 @@ def _assumed(study: Study) -> Plan:
 
 
 def _measure(study: Study, plan: Plan, root: Path, folder: Path, here: Place, steps: int) -> Pace:
-    store = _synthetic(folder / "store", plan)
+    store = synthetic(folder / "store", plan)
+    process = _process()
     pretrain: dict[str, Sequence[float] | None] = {}
-    for start in protocol.pretrainings(study):
-        if start.arm not in pretrain:
-            settings = study.arms[start.arm].pretrain
+    for origin in protocol.pretrainings(study):
+        if origin.arm not in pretrain:
+            settings = study.arms[origin.arm].pretrain
             assert settings is not None
-            pretrain[start.arm] = _tried(
-                f"pretrain of {start.arm}",
-                partial(_pretraining, study, settings, plan, store, folder, here, steps),
+            pretrain[origin.arm] = _tried(
+                f"pretrain of {origin.arm}",
+                partial(pretraining, study, settings, plan, store, folder, here, steps),
             )
+    splits = read_splits(root / SPLITS) if (root / SPLITS).is_file() else None
+    benchmarks = read_benchmarks(root / "benchmark")
+    rows: dict[str, protocol.Row] = {}
+    for row in [*protocol.runs(study), *protocol.bound_runs(study)]:
+        rows.setdefault(row.arm, row)
     finetune: dict[str, float | None] = {}
     validate: dict[str, float] = {}
-    timed: dict[str, tuple[float, float] | None] = {}
-    for row in protocol.runs(study):
-        if row.arm in finetune:
-            continue
-        if (finished := _finished(study, row.arm, root, here)) is not None:
-            finetune[row.arm], validate[row.arm] = finished, 0.0
-            continue
+    predict: dict[str, float | None] = {}
+    timed: dict[str, Any] = {}
+    for arm, row in rows.items():
         # Arms of equal settings take equal time.
         key = row.settings.model_dump_json(exclude={"steps", "learning_rate"})
-        if key not in timed:
+        finished = _finished(study, arm, root, here)
+        known = [s for s, _ in jobs_of(benchmarks, "predict", arm) if not math.isnan(s)]
+        jobs = known if finished is not None else []
+        if (finished is None or not jobs) and key not in timed:
             timed[key] = _tried(
-                f"finetune of {row.arm}",
-                partial(_tuning, study, row.settings, plan, store, folder, here, steps),
+                f"finetune of {arm}",
+                partial(tuning, study, row.settings, plan, store, folder, here, steps),
             )
-        step, once = timed[key] or (None, 0.0)
-        finetune[row.arm], validate[row.arm] = step, once
-    predict = _tried("predict", partial(_prediction, study, plan, store, here))
-    return Pace(pretrain, finetune, validate, predict, _process())
+        step, once, one = timed.get(key) or (None, 0.0, None)
+        finetune[arm] = step if finished is None else finished
+        validate[arm] = once if finished is None else 0.0
+        if jobs:
+            predict[arm] = max(0.0, math.fsum(jobs) / len(jobs) - process)
+        else:
+            tests = len(splits.cases("test")) if splits else _count(study.split.test)
+            predict[arm] = None if one is None else tests * _sets(row.settings, row) * one
+    pool = len(splits.cases("pool")) if splits else None
+    candidates = len(splits.candidates(0)) if splits else None
+    return Pace(pretrain, finetune, validate, predict, process, validate, pool, candidates)
+
+
+def _count(given: int | list[str]) -> int:
+    return given if isinstance(given, int) else len(given)
+
+
+def _sets(settings: Finetune, row: protocol.Row) -> float:
+    """Sets of weights a model is predicted with: the selected ones are often those of the last
+    step, and then predicted once (38 of 45 models of the hippocampus study)."""
+    few = settings.mode in PROBES or settings.steps_for(row.labelled or 1) <= (
+        settings.validate_every
+    )
+    return 1.0 if few else 1.5
 
 
 def _tried(what: str, measure: Callable[[], Any]) -> Any:
@@ -140,130 +165,20 @@ def _tried(what: str, measure: Callable[[], Any]) -> Any:
         return None
 
 
-def _synthetic(folder: Path, plan: Plan) -> Store:
-    """Noise with a block of each class, as large as the plan's median volume."""
-    rng = np.random.default_rng(0)
-    median = plan.fingerprint["shape_median"]
-    scale = np.array(plan.fingerprint["spacing_median"]) / np.array(plan.spacing)
-    shape = tuple(max(2, round(n * by)) for n, by in zip(median, scale, strict=True))
-    entries = []
-    for number in range(CASES):
-        image = rng.normal(size=(plan.channels, *shape)).astype(np.float32)
-        label = np.zeros(shape, np.uint8)
-        for value, part in enumerate(np.array_split(label, len(plan.classes)), 1):
-            part[: max(1, len(part) // 2), shape[1] // 4 : shape[1] // 2 + 1] = value
-        entries.append(
-            write_case(folder, f"s{number}", f"s{number}", image, label, spacing=plan.spacing)
-        )
-    return Store(write_manifest(folder, entries))
-
-
-def _pretraining(
-    study: Study,
-    settings: Pretrain,
-    plan: Plan,
-    store: Store,
-    folder: Path,
-    here: Place,
-    steps: int,
-) -> list[float]:
-    """Seconds of a step of each phase."""
-    network = networks.build(
-        study.network.model_dump(),
-        channels_in=plan.channels,
-        strides=plan.strides,
-        channels_out=plan.channels,
-        across=plan.across,
-    )
-    seconds = []
-    for phase in phases_of(settings):
-        options = phase.objective.model_dump()
-        objective = objectives.build(options, network, crop=plan.crop, spacing=plan.spacing)
-        objective.begin(phase.steps, list(store))
-        if lack := next(filter(None, (objective.lacks(volume) for volume in store)), None):
-            raise MedclError(f"it needs {lack}")
-        items = PretextItems(store, store.cases, objective.views)
-        seconds.append(_step_seconds(objective, items, phase, folder, here, steps))
-    return seconds
-
-
-def _tuning(
-    study: Study,
-    settings: Finetune,
-    plan: Plan,
-    store: Store,
-    folder: Path,
-    here: Place,
-    steps: int,
-) -> tuple[float, float]:
-    """Seconds of a step, and of the validation of a volume."""
-    model = _segmentation(study, plan)
-    items = LabelledCrops(
-        list(store),
-        crop=plan.crop,
-        spacing=plan.spacing,
-        foreground=settings.foreground,
-        augment=Augment() if settings.augment else None,
-        mixup=settings.mixup,
-    )
-    step = _step_seconds(model, items, settings, folder, here, steps)
-    started = time.perf_counter()
-    validation_dice(model.network, [store["s0"]], plan)
-    return step, time.perf_counter() - started
-
-
-def _segmentation(study: Study, plan: Plan) -> Segmentation:
-    network = networks.build(
-        study.network.model_dump(),
-        channels_in=plan.channels,
-        strides=plan.strides,
-        channels_out=len(plan.classes) + 1,
-        across=plan.across,
-    )
-    return Segmentation(network, classes=len(plan.classes), foreground_weight=1.0)
-
-
-def _step_seconds(
-    model: Any, items: Items, settings: Training, folder: Path, here: Place, steps: int
-) -> float:
-    """Seconds of a step after the first, which sets up memory."""
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        done = fit(
-            model, items, settings, steps=1 + steps, seed=0, place=here, work=work, what="estimate"
-        )
-    rows = done.progress.rows
-    # The losses of a GPU are read later than it is told to compute them.
-    end = done.seconds if here.device.type == "cuda" else rows[-1]["seconds"]
-    return (end - rows[0]["seconds"]) / steps
-
-
-def _prediction(study: Study, plan: Plan, store: Store, here: Place) -> float:
-    """Seconds of one volume, without reading and resampling."""
-    network = _segmentation(study, plan).network.to(here.device)
-    volume = store["s0"]
-    image = volume.read(((0, 0, 0), volume.shape))
-    started = time.perf_counter()
-    predict_probabilities(
-        network,
-        image,
-        plan.crop,
-        fill=volume.fill,
-        overlap=study.predict.overlap,
-        batch=study.predict.batch,
-    )
-    return time.perf_counter() - started
-
-
 def _finished(study: Study, arm: str, root: Path, here: Place) -> float | None:
-    """Seconds of a step, validations included, in the finished runs of an arm on such a device."""
+    """Seconds of a step, all else a run does included, in the finished runs on such a device.
+
+    Of a probe, of a labelled volume.
+    """
     seconds = []
     for row in protocol.runs(study):
         file = root / row.folder / "summary.json"
-        if row.arm == arm and file.is_file():
-            summary = read_json(file)
-            trained = summary["status"] == "ok" and summary["steps"]
-            if trained and summary["device"] == here.device.type:
-                seconds.append(summary["seconds"] / summary["steps"])
+        if row.arm != arm or not file.is_file():
+            continue
+        summary = read_json(file)
+        if summary["status"] == "ok" and summary["device"] == here.device.type:
+            units = summary["steps"] * projection.networks_of(study, row) or row.labelled
+            seconds.append(summary["seconds"] / units)
     return math.fsum(seconds) / len(seconds) if seconds else None
 
 

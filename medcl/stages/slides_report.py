@@ -6,19 +6,9 @@ import argparse
 from pathlib import Path
 
 from medcl.files import write_text
+from medcl.stages.report import add_arguments as add_arguments
 from medcl.study.slides_report import slide_page, words, write_comparison
 from medcl.study.slides_results import pairs, read_slide_results
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--study", required=True, help="config.resolved.yaml of the study")
-    parser.add_argument("--out", required=True, help="the study's folder: read, and written to")
-    parser.add_argument("--command", help="the command that made the study, shown in the report")
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="write report_partial.html alone, of what there is so far",
-    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from medcl.study.measures import DICE, Measure
 from medcl.study.results import Results
-from medcl.study.sentences import decimals, p_value
+from medcl.study.sentences import decimals, p_value, rounded_up
 from medcl.study.statistics import Estimate
 from medcl.study.tables import Cell, Column, Number
 
@@ -40,6 +40,12 @@ def raw(found: Estimate | None) -> Number:
 
 def scaled(value: float | None, measure: Measure = DICE) -> Number:
     return Number(value, measure.digits, measure.scale)
+
+
+def detectable(value: float | None, measure: Measure) -> Number:
+    """Rounded up, as in the sentences."""
+    text = None if value is None else rounded_up(value, measure).split()[0]
+    return Number(value, measure.digits, measure.scale, text=text)
 
 
 def p_cell(p: float | None) -> Number:

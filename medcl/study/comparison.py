@@ -33,8 +33,9 @@ class Comparison:
     """An arm at a label count; `difference` is None for the control and for a lone arm.
 
     status: ok, partial (some replicates of the arm or of the control are missing) or failed (the
-    arm has no result). `seeds` counts the pretrainings behind the compared replicates. `family` is
-    the number of primary comparisons this one is corrected for; 0 makes it a secondary one.
+    arm has no result). `seeds` counts the encoders (of pretrainings, or given) behind the compared
+    replicates. `family` is the number of primary comparisons this one is corrected for; 0 makes it
+    a secondary one.
     """
 
     arm: str
@@ -118,10 +119,7 @@ def _compare(results: Results, arm: str, labelled: int, control: str | None) -> 
             run for run, other in zip(runs, beside, strict=True) if run.status == other.status == OK
         ]
     chosen = results.study.primary
-    given = {"weights": chosen.weights, "metric": chosen.metric}
-    mean = mean_of(results, arm, labelled, **given)
-    pretrained = protocol.is_pretrained(results.study, arm)
-    seeds = {results.seed_of(arm, run.replicate) for run in compared if run.status == OK}
+    mean = mean_of(results, arm, labelled, metric=chosen.metric)
     status = "partial" if missing else "ok"
     return Comparison(
         arm,
@@ -129,37 +127,65 @@ def _compare(results: Results, arm: str, labelled: int, control: str | None) -> 
         control,
         MEASURES[chosen.metric],
         mean,
-        difference_of(results, arm, labelled, control, **given),
+        difference_of(results, arm, labelled, control, metric=chosen.metric),
         "failed" if mean.mean is None else status,
-        len(seeds) if pretrained and not results.study.arms[arm].selftrain else 0,
+        _encoders(results, arm, compared),
         seconds_of(results, arm, labelled),
         tuple(missing),
     )
 
 
+def _encoders(results: Results, arm: str, runs: Sequence[Run]) -> int:
+    """The different weights that finished runs start from; 0 for an arm that learns from labels of
+    the pool, which is no statement about its encoders, and from scratch."""
+    if results.study.arms[arm].selftrain:
+        return 0
+    seeds = {results.seed_of(arm, run.replicate) for run in runs if run.status == OK}
+    return len(seeds - {None})
+
+
 def mean_of(
-    results: Results, arm: str, labelled: int, *, weights: str = "last", metric: str = "dice",
+    results: Results, arm: str, labelled: int, *, weights: str | None = None, metric: str = "dice",
     name: str | None = None,
 ) -> Estimate:  # fmt: skip
-    """Mean of an arm over replicates and test subjects, of all classes or of the class `name`."""
+    """Mean of an arm over replicates and test subjects, of all classes or of the class `name`.
+
+    Here and below, `weights` are those of the primary comparisons unless they are given.
+    """
     table = case_table(results, arm, labelled, weights=weights, metric=metric, name=name)
     return estimate(table, results.test_subjects)
 
 
+def bound_means(results: Results) -> dict[str, tuple[Estimate, int]]:
+    """Arm -> its mean when trained on every labelled candidate, and their number."""
+    found = {}
+    chosen, cases = results.study.primary, results.test_cases
+    for arm in dict.fromkeys(run.arm for run in results.bound if run.status == OK):
+        runs = [run for run in results.bound if run.arm == arm]
+        given = {"weights": chosen.weights, "metric": chosen.metric}
+        rows = [case_values(run, cases, **given) for run in runs]
+        table = np.array(rows, dtype=float).reshape(len(runs), len(cases))
+        mean = estimate(table, results.test_subjects)
+        if mean.mean is not None:
+            found[arm] = (mean, max(run.labelled for run in runs))
+    return found
+
+
 def difference_of(
-    results: Results, arm: str, labelled: int, control: str | None, *, weights: str = "last",
+    results: Results, arm: str, labelled: int, control: str | None, *, weights: str | None = None,
     metric: str = "dice", name: str | None = None,
 ) -> Estimate | None:  # fmt: skip
     """Paired difference to `control`; None for the control itself and where there is none."""
     if control is None or arm == control:
         return None
-    given = {"weights": weights, "metric": metric}
-    table = difference_table(results, arm, labelled, control, name=name, **given)
+    table = difference_table(
+        results, arm, labelled, control, weights=weights, metric=metric, name=name
+    )
     return estimate(table, results.test_subjects)
 
 
 def difference_table(
-    results: Results, arm: str, labelled: int, control: str, *, weights: str = "last",
+    results: Results, arm: str, labelled: int, control: str, *, weights: str | None = None,
     metric: str = "dice", name: str | None = None,
 ) -> Float[np.ndarray, "R C"]:  # fmt: skip
     """Difference to `control` of each replicate and test case.
@@ -170,9 +196,11 @@ def difference_table(
     names = [name] if name is not None else list(results.study.dataset.classes)
     differences = []
     for one in names:
-        given = {"weights": weights, "metric": metric, "name": one}
-        mine = case_table(results, arm, labelled, **given)
-        differences.append(mine - case_table(results, control, labelled, **given))
+        mine, other = (
+            case_table(results, side, labelled, weights=weights, metric=metric, name=one)
+            for side in (arm, control)
+        )
+        differences.append(mine - other)
     return _mean_known(np.stack(differences))
 
 
@@ -185,7 +213,7 @@ def _mean_known(values: Float[np.ndarray, "K R C"]) -> Float[np.ndarray, "R C"]:
 
 
 def case_table(
-    results: Results, arm: str, labelled: int, *, weights: str = "last", metric: str = "dice",
+    results: Results, arm: str, labelled: int, *, weights: str | None = None, metric: str = "dice",
     name: str | None = None,
 ) -> Float[np.ndarray, "R C"]:  # fmt: skip
     """Value of each replicate and test case, mean over defined classes; nan where there is none.
@@ -194,14 +222,14 @@ def case_table(
     """
     runs = results.runs_of(arm, labelled)
     cases = results.test_cases
-    rows = [case_values(run, cases, weights=weights, metric=metric, name=name) for run in runs]
+    of = weights or results.study.primary.weights
+    rows = [case_values(run, cases, weights=of, metric=metric, name=name) for run in runs]
     return np.array(rows, dtype=float).reshape(len(runs), len(cases))
 
 
 def case_values(
-    run: Run, cases: Sequence[str], *, weights: str = "last", metric: str = "dice",
-    name: str | None = None,
-) -> list[float]:  # fmt: skip
+    run: Run, cases: Sequence[str], *, weights: str, metric: str = "dice", name: str | None = None
+) -> list[float]:
     """Mean over the defined classes of each case; nan throughout for a run that is not ok."""
     defined: dict[str, list[float]] = {case: [] for case in cases}
     if run.status == OK:
@@ -211,9 +239,7 @@ def case_values(
     return [math.fsum(values) / len(values) if values else math.nan for values in defined.values()]
 
 
-def class_values(
-    run: Run, name: str, *, weights: str = "last", metric: str = "dice"
-) -> list[float]:
+def class_values(run: Run, name: str, *, weights: str, metric: str = "dice") -> list[float]:
     """Value of each test case for a class, nan where undefined; empty for a run that is not ok."""
     if run.status != OK:
         return []
@@ -255,7 +281,7 @@ def write_comparison(path: str | Path, comparisons: Sequence[Comparison], result
         change = (other.mean, other.low, other.high, other.p) if other else (None,) * 4
         mean = item.mean
         if item.measure != DICE:
-            mean = mean_of(results, item.arm, item.labelled, weights=weights)
+            mean = mean_of(results, item.arm, item.labelled)
         rows.append(
             [
                 item.arm,

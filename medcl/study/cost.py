@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from medcl.config import origin_of
-from medcl.study.results import Results
+from medcl.study.results import Results, Run
 
 BEFORE = ("phantom", "ingest", "split", "plan", "preprocess")
+BOUND = ", bound"  # behind the stages of the full-label bound
+# What stands behind the arm in the name of a stage's benchmark file.
+ENDS = {"pretrain": r"\.s\d+", "tune": ""}
+SHORTEST_S = 1.0  # Snakemake looks too seldom to know the memory of a shorter job
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,17 @@ class Cost:
 
 
 def costs(results: Results) -> list[Cost]:
-    """One row per stage and arm, in the order of the study.
+    """One row per stage and arm, in the order of the study, the full-label bound last.
 
     Trainings report their own seconds; the other stages are timed by Snakemake's benchmark files,
     predictions without one by the seconds of their cases.
     """
+    before = (_benchmarked(results, stage, None) for stage in BEFORE)
+    arms = list(results.study.arms)
     return [
-        *(_benchmarked(results, stage, None) for stage in BEFORE if _jobs(results, stage, None)),
-        *(cost for arm in results.study.arms for cost in _of_arm(results, arm)),
+        *(cost for cost in before if cost is not None),
+        *(cost for arm in arms for cost in _of_arm(results, arm)),
+        *(cost for arm in arms for cost in _of_runs(results, arm, results.bound, BOUND)),
     ]
 
 
@@ -57,29 +66,60 @@ def seconds_of(results: Results, arm: str, labelled: int) -> float | None:
     return math.fsum(known) if len(known) == len(parts) else None
 
 
+def jobs_of(
+    benchmarks: Mapping[str, tuple[float, float]], stage: str, arm: str | None
+) -> list[tuple[float, float]]:
+    """Seconds and megabytes (nan if not known) of the jobs of a stage, of one arm.
+
+    Files are called `<stage>`, `tune.<arm>`, `pretrain.<arm>.s<seed>`,
+    `<stage>.<arm>.n<labels>.r<replicate>` and, of the bound, `<stage>_bound.<arm>.r<replicate>`.
+    Names of arms may hold dots.
+    """
+    name = re.escape(stage)
+    if arm is not None:
+        of, bound = stage.removesuffix(BOUND), stage.endswith(BOUND)
+        end = r"\.r\d+" if bound else ENDS.get(stage, r"\.n\d+\.r\d+")
+        name = re.escape(f"{of}{'_bound' if bound else ''}.{arm}") + end
+    found = [values for file, values in benchmarks.items() if re.fullmatch(name, file)]
+    return [(s, math.nan if s < SHORTEST_S else memory) for s, memory in found]
+
+
 def _of_arm(results: Results, arm: str) -> Iterator[Cost]:
     pretrainings = [item.summary for item in results.pretrainings if item.arm == arm]
-    runs = [run for run in results.runs if run.arm == arm]
     if any(pretrainings):
         yield _trained(results, "pretrain", arm, pretrainings)
-    if any(run.summary for run in runs):
-        yield _trained(results, "finetune", arm, [run.summary for run in runs])
-    if _jobs(results, "predict", arm):
-        yield _benchmarked(results, "predict", arm)
-    elif times := [run.prediction_seconds for run in runs if run.prediction_seconds is not None]:
-        yield Cost("predict", arm, len(times), math.fsum(times), None)
-    if _jobs(results, "evaluate", arm):
-        yield _benchmarked(results, "evaluate", arm)
+    if arm in results.tuned:
+        yield _trained(results, "tune", arm, [_tuning(results.tuned[arm])])
+    yield from _of_runs(results, arm, results.runs)
 
 
-def _trained(results: Results, stage: str, arm: str, summaries: Iterable[dict]) -> Cost:
+def _of_runs(results: Results, arm: str, runs: Iterable[Run], kind: str = "") -> Iterator[Cost]:
+    own = [run for run in runs if run.arm == arm]
+    if any(run.summary for run in own):
+        yield _trained(results, f"finetune{kind}", arm, [run.summary for run in own])
+    times = [run.prediction_seconds for run in own if run.prediction_seconds is not None]
+    if (predicted := _benchmarked(results, f"predict{kind}", arm)) is not None:
+        yield predicted
+    elif times:
+        yield Cost(f"predict{kind}", arm, len(times), math.fsum(times), None)
+    if (evaluated := _benchmarked(results, f"evaluate{kind}", arm)) is not None:
+        yield evaluated
+
+
+def _tuning(tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of an arm's trial runs, which are one job: seconds of those that finished."""
+    seconds = math.fsum(trial.get("seconds") or 0.0 for trial in tuned.get("tried", ()))
+    return {**tuned, "seconds": seconds}
+
+
+def _trained(results: Results, stage: str, arm: str, summaries: Iterable[dict[str, Any]]) -> Cost:
     """A training's own seconds; on a GPU its own memory is the GPU's, so Snakemake's is added."""
     made = [summary for summary in summaries if summary]
     seconds = [_seconds(summary) or 0.0 for summary in made]
     own: dict[bool, list[float | None]] = {True: [], False: []}
     for summary in made:
         own[summary.get("device") == "cuda"].append(summary.get("peak_memory_mb"))
-    resident = [*own[False], *(memory for _, memory in _jobs(results, stage, arm))]
+    resident = [*own[False], *(memory for _, memory in jobs_of(results.benchmarks, stage, arm))]
     devices = sorted({str(summary["device"]) for summary in made if summary.get("device")})
     return Cost(
         stage,
@@ -92,26 +132,12 @@ def _trained(results: Results, stage: str, arm: str, summaries: Iterable[dict]) 
     )
 
 
-def _jobs(results: Results, stage: str, arm: str | None) -> list[tuple[float, float]]:
-    """Benchmarks `<stage>`, `pretrain.<arm>.s<seed>` or `<stage>.<arm>.n<labels>.r<replicate>`.
-
-    Names of arms may hold dots.
-    """
-    start = stage if arm is None else f"{stage}.{arm}"
-    end = ".s" if stage == "pretrain" else ".n"
-    found = []
-    for name, values in results.benchmarks.items():
-        owner = name.rsplit(end, 1)[0] if arm is not None else name
-        if owner == start:
-            found.append(values)
-    return found
-
-
-def _benchmarked(results: Results, stage: str, arm: str | None) -> Cost:
-    jobs = _jobs(results, stage, arm)
+def _benchmarked(results: Results, stage: str, arm: str | None) -> Cost | None:
+    """None without a benchmark file."""
+    jobs = jobs_of(results.benchmarks, stage, arm)
     seconds = [s for s, _ in jobs if not math.isnan(s)]
     memory = [m for _, m in jobs]
-    return Cost(stage, arm, len(jobs), math.fsum(seconds), _largest(memory))
+    return Cost(stage, arm, len(jobs), math.fsum(seconds), _largest(memory)) if jobs else None
 
 
 def _seconds(summary: dict) -> float | None:

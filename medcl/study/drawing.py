@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, FAINT = "#222222", "#8a8a8a"
-WIDE, SMALL = (7.6, 3.7), (3.1, 3.1)
+WIDE, SMALL = (6.6, 3.9), (3.1, 3.1)
 PNG_DPI = 200
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the reader's font
@@ -73,6 +73,13 @@ def render(drawing: Drawing, kind: str) -> bytes:
 
 def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
+
+
+def shade(number: int, place: int, of: int) -> str:
+    """Colour `number`, the lighter the later its `place` among `of` lines that share it."""
+    light = 0.0 if of < 2 else 0.6 * place / (of - 1)
+    channels = [int(colour(number)[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(value + light * (255 - value)):02x}" for value in channels)
 
 
 def marker(number: int) -> str:

@@ -87,7 +87,8 @@ def table(
 
 
 def figure(content: object, caption: object, *, kind: str = "") -> Html:
-    inside = [content, tag("figcaption", caption)]
+    """A picture with its caption below, if it has any."""
+    inside = [content, tag("figcaption", caption) if caption else ""]
     return tag("figure", join(inside), **({"class_": kind} if kind else {}))
 
 

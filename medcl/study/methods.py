@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medcl.config import Evaluate, Finetune, Options, Pretrain, Study
+from medcl.config import Evaluate, Options, Pretrain, Study, origin_of
+from medcl.study import arm_words, prose
 from medcl.study import protocol as plan
 from medcl.study.measures import MEASURES
 from medcl.study.prose import listed, plural
@@ -13,29 +14,35 @@ from medcl.study.sentences import METHOD_SEEDS
 from medcl.study.statistics import MIN_REPLICATES
 
 
-def protocol(results: Results) -> list[str]:
-    """Paragraphs for a methods section, with the numbers of this study."""
+def protocol(results: Results) -> dict[str, str]:
+    """Paragraphs for a methods section, with the numbers of this study, below their titles."""
     study = results.study
-    return [
-        text
-        for text in (
-            _data(results),
-            _pretraining(study, results),
-            _tuning(study.finetune, study, results),
-            " ".join(plan.words(study)),
-            _scoring(study.evaluate, study),
-            _comparing(study, results.control) if results.control else None,
-        )
-        if text
-    ]
+    found = {
+        "Data": _data(results),
+        "Preprocessing": _preprocessing(results),
+        "Arms": " ".join(arm_words.arms(study)),
+        "Pretraining": _pretraining(study, results),
+        "Fine-tuning": _tuning(study),
+        "Learning rates": _rates(results),
+        "Bound": _bound(results),
+        "Prediction and scores": _scoring(study.evaluate, study),
+        "Statistics": _comparing(study, results.control) if results.control else None,
+    }
+    return {title: text for title, text in found.items() if text}
 
 
 def _data(results: Results) -> str:
     study, splits = results.study, results.splits
     unit = "case" if results.unknown_subjects else "subject"
-    text = f"The data set {study.dataset.name} ({study.dataset.modality}) was divided by {unit}"
+    classes = prose.plural(len(study.dataset.classes), "class", "classes")
+    text = (
+        f"The data set {study.dataset.name} ({study.dataset.modality}, {classes}: "
+        f"{listed(study.dataset.classes)}) was divided by {unit}"
+    )
     if splits is None:
         return f"{text}."
+    if not isinstance(study.split.test, list):
+        text += f", at random (seed {study.split.seed}),"
     labelled = {case.subject for case in results.cases if case.label is not None}
     pool, validation, test = (splits.subjects(role) for role in ("pool", "validation", "test"))
     marked = len(labelled.intersection(pool))
@@ -44,7 +51,7 @@ def _data(results: Results) -> str:
         f"{plural(len(validation), f'validation {unit}')}"
         f" and a pool of {len(pool)}, of which {marked} have a label"
     )
-    text += f" (seed {study.split.seed})."
+    text += "; the test subjects were named." if isinstance(study.split.test, list) else "."
     for other in study.pretrain_on:
         count = sum(case.dataset == other.name for case in results.cases)
         text += (
@@ -54,13 +61,37 @@ def _data(results: Results) -> str:
     return text
 
 
+def _preprocessing(results: Results) -> str | None:
+    """What was done to every volume, as the plan says."""
+    chosen = results.plan
+    if not chosen.get("spacing"):
+        return None
+    inputs = chosen.get("inputs") or []
+    rules = [
+        f"of {item['name']} by {prose.intensity_words(item['intensity'])}" for item in inputs
+    ] or [f"by {prose.intensity_words(chosen.get('intensity', ''))}"]
+    given = [name for name in chosen.get("given", ()) if not str(name).startswith("channel_")]
+    derived = "These choices were derived from the images of pool subjects alone"
+    if given:
+        derived += f", but for what was given: {listed(given)}"
+    return (
+        f"Volumes were brought to orientation {chosen.get('orientation', 'RAS')} and resampled to "
+        f"{prose.triple(chosen['spacing'])} mm (cubic; label maps to the most probable label). "
+        f"Intensities were scaled {listed(rules)}. Networks saw crops of "
+        f"{prose.triple(chosen['crop'])} voxels. {derived}."
+    )
+
+
 def _pretraining(study: Study, results: Results) -> str | None:
     given = {name: arm.pretrain for name, arm in study.arms.items() if arm.pretrain}
     if not given:
         return None
     each = [f"{name}: {describe_pretraining(pretrain)}" for name, pretrain in given.items()]
     reading = {item.arm for item in results.pretrainings if item.summary.get("labels_read")}
-    return f"{pretraining_saw(sorted(reading))} {'; '.join(each)}."
+    return (
+        f"{pretraining_saw(sorted(reading))} {'; '.join(each)}. Optimisation was by AdamW with a "
+        "warm-up and cosine decay."
+    )
 
 
 def pretraining_saw(reading: Sequence[str]) -> str:
@@ -97,68 +128,104 @@ def described(options: Options) -> str:
     return f"{options.name} with {words}" if words else options.name
 
 
-def _tuning(tuning: Finetune, study: Study, results: Results) -> str:
-    counts = listed(study.labelled)
-    steps = [f"{tuning.steps_for(n)} steps with {n}" for n in study.labelled]
-    same = len({tuning.steps_for(n) for n in study.labelled}) == 1
+def _tuning(study: Study) -> str:
+    tuning = study.finetune
     rate = "" if study.tune else f"peak learning rate {tuning.learning_rate:g}, "
-    length = f"{tuning.steps_for(study.labelled[0])} steps" if same else listed(steps)
+    augmented = "with spatial and intensity" if tuning.augment else "without"
     text = (
-        f"Segmentation networks ({described(study.network)}) were trained with {counts} labelled "
+        f"Segmentation networks ({described(study.network)}) were trained with "
+        f"{listed(study.labelled)} labelled "
         f"{'subject' if study.labelled == [1] else 'subjects'}, "
         f"{plural(study.replicates, 'replicate')} each. Replicate r takes its labelled subjects "
         "from the front of seeded order r, so that smaller subsets lie inside larger ones, and has "
-        f"its own training seed; {_differ(study)} "
-        f"Training took {length} of batch {tuning.batch} with AdamW ({rate}"
-        f"weight decay {tuning.weight_decay:g}, warm-up "
-        f"{100 * tuning.warmup:g} % of the steps, cosine decay), Dice loss and cross-entropy with "
-        f"every class weighted {tuning.foreground_weight:g} times the background"
+        "its own training seed; both are the same in every arm. "
     )
-    text += ", spatial and intensity augmentation" if tuning.augment else ", no augmentation"
     if plan.pretrainings(study):
-        text += ". Replicate r of a pretrained arm starts from pretraining seed r modulo the seeds"
-    return f"{text}. {_tuned(results)} {_weights(tuning, study)}"
+        text += "Where an arm has k pretraining seeds, replicate r starts from seed r modulo k. "
+    text += (
+        f"Training took {arm_words.steps(tuning, study.labelled)} of batch {tuning.batch} with "
+        f"AdamW ({rate}weight decay {tuning.weight_decay:g}, warm-up over "
+        f"{100 * tuning.warmup:g} % of the steps, cosine decay, norm of the gradient at most "
+        f"{tuning.clip:g}). The loss was the sum of Dice loss and of cross-entropy with every "
+        f"class weighted {tuning.foreground_weight:g} times the background; "
+        f"{100 * tuning.foreground:g} % of the crops lay around a voxel of a class, each class as "
+        f"often, {augmented} augmentation. "
+    )
+    if more := arm_words.options(tuning):
+        text += f"Beyond that, {'; '.join(more)}. "
+    return f"{text}{_differ(study)} {_weights(study)}"
 
 
 def _differ(study: Study) -> str:
-    """In what arms differ; what else they differ in is said apart."""
+    """In what arms differ; what else they differ in is said with the arms."""
     more = any(
         arm.cost_of or arm.selftrain or plan.changes_of(study, name)
         for name, arm in study.arms.items()
     )
-    start = "arms differ in the weights they start from and in nothing else"
-    return f"{start}, but for what is said below." if more else f"{start}."
+    if len(study.arms) == 1:
+        return ""
+    start = "Arms differ in the weights they start from and in nothing else"
+    return f"{start}, but for what is said of them above." if more else f"{start}."
 
 
-def _tuned(results: Results) -> str:
+def _rates(results: Results) -> str:
     """How the learning rates were found."""
-    if results.study.tune is None:
+    study, tune = results.study, results.study.tune
+    if tune is None:
         return "medcl tuned no setting: learning rates are those of the configuration."
-    rates = [
-        f"{arm} {float(found['learning_rate']):g}"
-        for arm, found in results.tuned.items()
-        if found.get("learning_rate") is not None
+    rates = listed((f"{rate:g}" for rate in tune.learning_rates), "or")
+    found = [
+        f"{arm} {float(chosen['learning_rate']):g}"
+        for arm, chosen in results.tuned.items()
+        if chosen.get("learning_rate") is not None
     ]
-    return f"Learning rates were tuned: {listed(rates) or 'none was found'}."
-
-
-def _weights(tuning: Finetune, study: Study) -> str:
-    """Which weights the results are of."""
-    selected = (
-        f"the weights selected by validation Dice (the first max(2, n) validation subjects, every "
-        f"{plural(tuning.validate_every, 'step')})"
+    text = (
+        f"The learning rate of each arm was chosen from {rates} by the mean validation Dice of "
+        "the last weights after training"
+        f"{f' for {tune.steps} steps' if tune.steps else ''} on the first {tune.labelled} of order "
+        f"{tune.replicate}, which no reported replicate uses: "
+        f"{listed(found) or 'none was found'}."
     )
+    sources = {row.arm: row.tuned.split("/")[1] for row in plan.runs(study) if row.tuned}
+    taken = [f"{arm} (from {other})" for arm, other in sources.items() if other != arm]
+    return f"{text} Taken from another arm: {listed(taken)}." if taken else text
+
+
+def _bound(results: Results) -> str | None:
+    """The trainings on all labels."""
+    study, bound = results.study, results.study.bound
+    if bound is None:
+        return None
+    count = len(results.splits.candidates(0)) if results.splits else 0
+    settings = plan.bound_run(study, 0).settings
+    length = f", for {settings.steps_for(count)} steps" if count else ""
+    many = f" ({count})" if count else ""
+    return (
+        f"As a bound of what more labels could give, {bound.arm} was trained on every labelled "
+        f"candidate{many}, with {plural(bound.replicates, 'seed')}{length}, and otherwise as with "
+        "few labels. It enters no comparison."
+    )
+
+
+def _weights(study: Study) -> str:
+    """Which weights the results are of."""
+    every = plural(study.finetune.validate_every, "step")
+    how = f"by validation Dice (the first max(2, n) validation subjects, every {every})"
     if study.primary.weights == "last":
         return (
-            f"Results are those of the weights after the last step; {selected} are given as a "
-            "secondary result."
+            f"Results are those of the weights after the last step; Dice of the weights selected "
+            f"{how} is given as a secondary result."
         )
-    return f"Results are those of {selected}."
+    return (
+        f"Results are those of the weights selected {how}; Dice of the weights after the last step "
+        "is given as a secondary result."
+    )
 
 
 def _scoring(evaluate: Evaluate, study: Study) -> str:
     return (
-        f"Predictions were made with a sliding window (overlap {100 * study.predict.overlap:g} %) "
+        "Predictions were made with a sliding window of the crop's size (overlap "
+        f"{100 * study.predict.overlap:g} %, Gaussian weights) "
         "and scored on the original voxel grid in mm: Dice, intersection over union, 95th "
         "percentile Hausdorff distance (HD95), average symmetric surface distance (ASSD) and "
         f"normalised surface Dice (NSD, tolerance {evaluate.nsd_tolerance_mm:g} mm). A class "
@@ -237,5 +304,19 @@ def caveats(results: Results) -> list[str]:
         found.append(
             f"Fewer than {needed} pretraining seeds ({listed(shared)}), so that replicates share "
             "encoders: what is said holds for the encoders that were trained, not for the method."
+        )
+    given = [name for name, arm in study.arms.items() if arm.weights]
+    if given:
+        found.append(
+            f"What the given weights of {listed(given)} were trained on is not known here; if test "
+            "cases were part of it, the result is worth nothing."
+        )
+    pretrained = {origin_of(study, name) for name, _ in plan.primary_pairs(study)} - {None}
+    matched = {origin_of(study, arm.cost_of) for arm in study.arms.values() if arm.cost_of}
+    lacking = [name for name in seeds if name in pretrained - matched]
+    if lacking and results.control:
+        found.append(
+            f"{listed(lacking)} had the time of a pretraining more than {results.control}, and no "
+            "control of equal cost is part of the study (`cost_of`)."
         )
     return found

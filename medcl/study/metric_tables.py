@@ -20,7 +20,7 @@ from medcl.study.comparison import (
     lost_classes,
     mean_of,
 )
-from medcl.study.measures import MEASURES, SECONDARY
+from medcl.study.measures import MEASURES, SECONDARY, WEIGHTS
 from medcl.study.results import OK, Results
 from medcl.study.statistics import MIN_REPLICATES
 from medcl.study.tables import Cell, Column, Number, Table
@@ -40,8 +40,8 @@ def classes(results: Results) -> Table:
             row.append(Number(mean_of_known(values), 1, 100.0, note=len(lost.get(name, ()))))
         rows.append(row)
     caption = (
-        "Mean Dice of each class in points, over replicates and the test cases where it is "
-        "defined. In brackets: replicates in which it is 0 throughout."
+        f"Mean Dice of each class in points, of {_weights(results)}, over replicates and the test "
+        "cases where it is defined. In brackets: replicates in which it is 0 throughout."
     )
     columns = (*WHO, *(Column(n, n, "n", note=f"{n}_lost_replicates") for n in names))
     return Table("classes", caption, columns, rows, rules_of(rows))
@@ -50,49 +50,54 @@ def classes(results: Results) -> Table:
 def class_differences(results: Results) -> Table:
     """Difference of each class to the control, as in the forest plot."""
     names = list(results.study.dataset.classes)
-    weights = results.study.primary.weights
     measure = MEASURES[results.study.primary.metric]
     rows: list[list[Cell]] = []
     for labelled, arm in pairs(results, without=results.control):
         row: list[Cell] = [str(labelled), arm]
         for name in names:
             found = difference_of(
-                results, arm, labelled, results.control,
-                weights=weights, metric=measure.key, name=name,
-            )  # fmt: skip
+                results, arm, labelled, results.control, metric=measure.key, name=name
+            )
             row.append(estimated(found, measure, sign=True))
         rows.append(row)
     caption = (
         f"Paired difference of {measure.title} ({measure.unit}) to {results.control}, class by "
-        "class, with 95 % intervals. Secondary, not corrected."
+        f"class, of {_weights(results)}, with 95 % intervals. Secondary, not corrected."
     )
     columns = (*WHO, *(Column(name, name, "n", interval=True) for name in names))
     return Table("class_differences", caption, columns, rows, rules_of(rows))
 
 
 def metrics(results: Results) -> Table:
-    """Distances, overlap, and Dice of the weights chosen by validation."""
+    """Distances and overlap of the primary weights, and Dice of the other ones."""
     names = list(results.study.dataset.classes)
+    weights = results.study.primary.weights
+    other = "selected" if weights == "last" else "last"
     rows: list[list[Cell]] = []
     for labelled, arm in pairs(results):
         runs = [run for run in results.runs_of(arm, labelled) if run.status == OK]
         row: list[Cell] = [str(labelled), arm]
         for measure in SECONDARY:
-            found = [v for r in runs for n in names for v in class_values(r, n, metric=measure.key)]
+            found = [
+                value
+                for run in runs
+                for name in names
+                for value in class_values(run, name, weights=weights, metric=measure.key)
+            ]
             undefined = sum(math.isnan(value) for value in found)
             row.append(Number(mean_of_known(found), measure.digits, measure.scale, note=undefined))
-        chosen = case_table(results, arm, labelled, weights="selected")
-        rows.append([*row, Number(mean_of_known([float(v) for v in chosen.ravel()]), 1, 100.0)])
+        beside = case_table(results, arm, labelled, weights=other)
+        rows.append([*row, Number(mean_of_known([float(v) for v in beside.ravel()]), 1, 100.0)])
     tolerance = results.study.evaluate.nsd_tolerance_mm
     caption = (
-        "Means over replicates, test cases and classes. In brackets: values that are undefined "
+        f"Means over replicates, test cases and classes, of {_weights(results)}. In brackets: "
+        "values that are undefined "
         "(an empty reference or prediction has no distance) and left out of the mean, so that an "
         "arm that misses a class may look better than it is. NSD with a tolerance of "
-        f"{tolerance:g} mm. Last column: Dice in points of the weights selected on the validation "
-        "subjects."
+        f"{tolerance:g} mm. Last column: Dice in points of {WEIGHTS[other]}."
     )
     columns = (*WHO, *(column_of(m, note=f"{m.key}_undefined") for m in SECONDARY))
-    last = Column("dice_selected", "Dice, selected weights", "n")
+    last = Column(f"dice_{other}", f"Dice, {other} weights", "n")
     return Table("metrics", caption, (*columns, last), rows, rules_of(rows))
 
 
@@ -107,8 +112,9 @@ def metric_differences(results: Results) -> Table:
             row.append(estimated(found, measure, sign=True))
         rows.append(row)
     caption = (
-        f"Paired differences to {results.control} with 95 % intervals: mean over the classes "
-        "defined in both arms of a case; of distances, less is better. Secondary, not corrected."
+        f"Paired differences to {results.control} with 95 % intervals, of {_weights(results)}: "
+        "mean over the classes defined in both arms of a case; of distances, less is better. "
+        "Secondary, not corrected."
     )
     columns = (*WHO, *(column_of(m, interval=True) for m in shown))
     return Table("metric_differences", caption, columns, rows, rules_of(rows))
@@ -120,9 +126,11 @@ def per_class(results: Results) -> Table:
     for labelled, arm in pairs(results):
         for name in results.study.dataset.classes:
             for measure in MEASURES.values():
-                given = {"metric": measure.key, "name": name}
-                mean = mean_of(results, arm, labelled, **given)
-                found = difference_of(results, arm, labelled, results.control, **given)
+                key = measure.key
+                mean = mean_of(results, arm, labelled, metric=key, name=name)
+                found = difference_of(
+                    results, arm, labelled, results.control, metric=key, name=name
+                )
                 row: list[Cell] = [str(labelled), arm, name, measure.key, raw(mean), raw(found)]
                 p = found.p if found and found.p is not None else None
                 rows.append([*row, Number(p), mean.replicates, mean.cases, mean.undefined_cases])
@@ -138,7 +146,11 @@ def per_class(results: Results) -> Table:
         Column("undefined_cases", "undefined", "n"),
     )
     caption = (
-        "Every class and metric of the last weights, over the test cases that are defined in "
+        f"Every class and metric of {_weights(results)}, over the test cases that are defined in "
         f"every replicate; intervals from {MIN_REPLICATES} replicates on; not corrected."
     )
     return Table("metrics_per_class", caption, columns, rows, rules_of(rows))
+
+
+def _weights(results: Results) -> str:
+    return WEIGHTS[results.study.primary.weights]

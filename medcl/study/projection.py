@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medcl.config import Study
+from medcl.config.protocol import PROBES
 from medcl.study import protocol
 from medcl.study.protocol import Row
 
@@ -18,15 +19,20 @@ MANY = 10**6  # candidates: stands for their number, which is not known before t
 class Pace:
     """Measured seconds; None where they are not known.
 
-    pretrain: arm -> a step of each phase. finetune: arm -> a step. validate: arm -> one validation
-    of one volume, 0 where the step includes it. predict: a test case. start: of a process.
+    pretrain: arm -> a step of each phase. finetune: arm -> a step; of a probe, one labelled volume.
+    validate: arm -> one validation of one volume, 0 where the step includes it. predict: arm -> the
+    test cases with one model. start: of a process. label: arm -> one volume of the pool with one
+    network, 0 where the step includes it. pool: volumes of the pool. candidates: labelled subjects.
     """
 
     pretrain: Mapping[str, Sequence[float] | None]
     finetune: Mapping[str, float | None]
     validate: Mapping[str, float]
-    predict: float | None
+    predict: Mapping[str, float | None]
     start: float
+    label: Mapping[str, float] = field(default_factory=dict)
+    pool: int | None = None
+    candidates: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,9 @@ def project(study: Study, pace: Pace) -> list[Projected]:
             jobs = [None if job is None else times * job for job in jobs]
             known = [times * n for n in counts if n is not None]
             found.append(_summed(stage, arm, known, jobs, pace))
-    models = len(protocol.runs(study)) + len(protocol.bound_runs(study))
-    tests = study.split.test if isinstance(study.split.test, int) else len(study.split.test)
-    # The weights of the last step and the selected ones.
-    job = None if pace.predict is None else 2 * tests * pace.predict
-    found.append(_summed("predict", "all", [], [job] * models, pace))
+    models = [*protocol.runs(study), *protocol.bound_runs(study)]
+    for arm, count in Counter(row.arm for row in models).items():
+        found.append(_summed("predict", arm, [], [pace.predict.get(arm)] * count, pace))
     return found
 
 
@@ -92,11 +96,13 @@ def sentence(study: Study) -> str:
         parts.append(_counted(len(starts), "pretraining", steps))
     if rows := protocol.trials(study):
         assert study.tune is not None
-        steps = len(study.tune.learning_rates) * sum(_base(row) for row in rows)
+        steps = len(study.tune.learning_rates) * sum(_base(study, row) for row in rows)
         parts.append(_counted(len(rows), "tuning", steps))
     rows = [*protocol.runs(study), *protocol.bound_runs(study)]
     matched = " and those of equal cost" if any(row.matched for row in rows) else ""
-    parts.append(_counted(len(rows), "fine-tuning", sum(map(_base, rows)), matched))
+    parts.append(
+        _counted(len(rows), "fine-tuning", sum(_base(study, row) for row in rows), matched)
+    )
     return f"{study.study}: {', '.join(parts)}"
 
 
@@ -128,26 +134,44 @@ def _pretraining_seconds(study: Study, arm: str, pace: Pace) -> float | None:
     return math.fsum(n * seconds for n, seconds in zip(steps, each, strict=True))
 
 
-def _base(row: Row) -> int:
+def networks_of(study: Study, row: Row) -> int:
+    """Networks a run trains, one after the other: none of a probe, more than one where a run
+    trains itself in several rounds or with several members."""
+    if row.settings.mode in PROBES:
+        return 0
+    teaching = study.arms[row.arm].selftrain
+    return teaching.rounds * teaching.members if teaching else 1
+
+
+def _base(study: Study, row: Row) -> int:
     """Steps before those of equal cost; for all candidates those of very many."""
-    return row.settings.steps_for(row.labelled or MANY)
+    return networks_of(study, row) * row.settings.steps_for(row.labelled or MANY)
 
 
 def _steps(study: Study, row: Row, pace: Pace) -> int | None:
     if row.matched is None:
-        return _base(row)
+        return _base(study, row)
     assert study.control is not None
     cost = _pretraining_seconds(study, row.matched.pretraining.arm, pace)
     scratch = pace.finetune.get(study.control)
-    return None if cost is None or not scratch else _base(row) + round(cost / scratch)
+    return None if cost is None or not scratch else _base(study, row) + round(cost / scratch)
 
 
 def _seconds(study: Study, row: Row, steps: int | None, pace: Pace) -> float | None:
+    """Seconds of a run without the start of its process; labelling an unknown pool is left out."""
     step = pace.finetune.get(row.arm)
     if steps is None or step is None:
         return None
+    labelled = row.labelled or pace.candidates
+    if row.settings.mode in PROBES:
+        return None if labelled is None else labelled * step
     held = study.split.validation
     subjects = held if isinstance(held, int) else len(held)
     volumes = min(subjects, max(2, row.labelled or subjects))
-    validations = math.ceil(steps / row.settings.validate_every)
-    return steps * step + validations * volumes * pace.validate.get(row.arm, 0.0)
+    networks = networks_of(study, row)
+    validations = networks * math.ceil(steps / networks / row.settings.validate_every)
+    seconds = steps * step + validations * volumes * pace.validate.get(row.arm, 0.0)
+    if study.arms[row.arm].selftrain and pace.pool is not None:
+        pool = max(0, pace.pool - (labelled or 0))
+        seconds += networks * pool * pace.label.get(row.arm, 0.0)
+    return seconds

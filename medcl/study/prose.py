@@ -47,9 +47,11 @@ def missing_words(runs: Iterable[Run], planned: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`42 s`, `12 min`, `3.4 h`; a dash where it is not known."""
+    """`0.4 s`, `42 s`, `12 min`, `3.4 h`; a dash where it is not known."""
     if seconds is None:
         return NONE
+    if seconds < 9.5:
+        return f"{round(seconds, 1):g} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -160,4 +162,5 @@ def transfer_words(transfers: Sequence[Mapping[str, Any]]) -> str:
     for item in first["not_taken"]:
         reasons.setdefault(item["why"], []).append(item["name"])
     left = [f"{plural(len(names), 'tensor')} not: {why}" for why, names in reasons.items()]
-    return "; ".join([text, *left])
+    differing = dict.fromkeys(said for item in transfers for said in item.get("differing", ()))
+    return "; ".join([text, *left, *differing])

@@ -21,7 +21,7 @@ from medcl.training.seeds import seed_of
 
 COLUMNS = [
     "stage", "arm", "labelled", "replicate", "order", "seed", "starts_from", "pretraining_seed",
-    "steps", "learning_rate", "controls",
+    "steps", "learning_rate", "controls", "teacher",
 ]  # fmt: skip
 
 
@@ -284,49 +284,6 @@ def _tuned(study: Study, arm: str) -> str | None:
     return f"tune/{tried}/tuned.yaml"
 
 
-def words(study: Study) -> list[str]:
-    """What the arms have not in common, and how steps and learning rates came about."""
-    said = []
-    for name, arm in study.arms.items():
-        if arm.weights:
-            said.append(f"{name} starts from given weights that no pretraining of this study made.")
-        if arm.start:
-            said.append(f"{name} starts from the weights of {origin_of(study, arm.start)}.")
-        if arm.cost_of:
-            said.append(
-                f"{name} is trained from scratch for as many further steps as the pretraining of "
-                f"{arm.cost_of} took seconds, at the pace of {study.control} with the same labels "
-                "and replicate."
-            )
-        if (teaching := arm.selftrain) is not None:
-            said.append(
-                f"{name} learns from the labels of the subset and from those that {teaching.of} "
-                f"gives to the pool ({teaching.rounds} "
-                f"{'round' if teaching.rounds == 1 else 'rounds'}; the "
-                f"{100 * teaching.keep:g} % of the cases it is most sure of, voxels from a "
-                f"probability of {teaching.confidence:g} on), from the same weights."
-            )
-        if arm.labelled is not None:
-            counts = ", ".join(map(str, study.counts(name)))
-            said.append(f"{name} is run with {counts} labelled only.")
-        if changes := changes_of(study, name):
-            differing = ", ".join(f"{key} {value}" for key, value in changes.items())
-            said.append(f"The fine-tuning of {name} differs from the other arms': {differing}.")
-    if (tune := study.tune) is not None:
-        rates = ", ".join(f"{rate:g}" for rate in tune.learning_rates)
-        said.append(
-            f"The learning rate of each arm was chosen from {rates} by the mean validation Dice of "
-            f"the last weights after training on the first {tune.labelled} of order "
-            f"{tune.replicate}, which no reported replicate uses."
-        )
-    if (bound := study.bound) is not None:
-        said.append(
-            f"For a bound, {bound.arm} was trained on every labelled candidate, with "
-            f"{bound.replicates} {'seed' if bound.replicates == 1 else 'seeds'}."
-        )
-    return said
-
-
 def changes_of(study: Study, arm: str) -> dict[str, Any]:
     """Keys of `finetune` that really differ in an arm, with its values."""
     own = settings_of(study, arm).model_dump()
@@ -359,3 +316,4 @@ def _cells(study: Study, row: Row) -> Iterator[Any]:
     else:
         yield row.tuned or f"{row.settings.learning_rate:g}"
     yield " ".join(row.controls)
+    yield row.teacher or ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +17,11 @@ from medcl.study import (
     sections_study,
 )
 from medcl.study.comparison import Comparison, compare, compare_further, write_comparison
-from medcl.study.markup import Html, escape, join, tag
 from medcl.study.names import Names
+from medcl.study.page import document
 from medcl.study.report_figures import Picture
 from medcl.study.results import Results
 from medcl.study.tables import Table, write_table
-
-CSS = Path(__file__).with_name("report.css")
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def make_report(results: Results, *, command: str | None = None) -> Report:
     learning = [
         report_figures.learning_curves(results, comparisons),
         report_figures.gains(results, comparisons),
-        report_figures.costs(comparisons),
+        report_figures.costs(results, comparisons),
     ]
     others = [arm for arm in results.study.arms if arm != results.control]
     dots = {arm: report_figures.case_dots(results, arm) for arm in others}
@@ -71,7 +68,9 @@ def make_report(results: Results, *, command: str | None = None) -> Report:
     pictures += [item for panel in dots.values() for item in panel] + losses
     pictures += [item for _, group in overlays.groups for item in group] if overlays else []
     tables = tables_of(results, comparisons, further)
-    return Report(page(results, sections, names), pictures, tables, comparisons, names)
+    title = results.study.report.title or f"{results.study.study}: medcl report"
+    html = document(title, sections_results.head(results, names), sections)
+    return Report(html, pictures, tables, comparisons, names)
 
 
 def tables_of(
@@ -102,20 +101,6 @@ def names_of(results: Results) -> Names:
     subjects |= {item["subject"] for item in found if item.get("subject")}
     hashed = results.study.report.identifiers == "hashed"
     return Names(sorted(cases), sorted(subjects), hashed=hashed, salt=results.study.study)
-
-
-def page(results: Results, sections: Iterable[Html], names: Names) -> str:
-    body = [part for part in sections if part]
-    title = escape(results.study.report.title or f"{results.study.study}: medcl report")
-    head = [
-        Html('<meta charset="utf-8">'),
-        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        tag("title", title),
-        tag("style", Html(CSS.read_text(encoding="utf-8"))),
-    ]
-    main = tag("main", join([sections_results.head(results, names), *body]))
-    whole = join([tag("head", join(head)), tag("body", main)])
-    return f"<!doctype html>\n{tag('html', whole, lang='en')}\n"
 
 
 def write_report(report: Report, results: Results, out: str | Path) -> list[Path]:

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from medcl.study import figures
-from medcl.study.comparison import Comparison, case_table, case_values, difference_of
+from medcl.study.comparison import Comparison, bound_means, case_table, difference_of
 from medcl.study.drawing import Drawing
 from medcl.study.markup import Html
-from medcl.study.measures import MEASURES, Measure
+from medcl.study.measures import MEASURES, WEIGHTS, Measure
 from medcl.study.prose import listed
 from medcl.study.results import Pretraining, Results
 from medcl.study.statistics import MIN_REPLICATES, Estimate, by_subject
@@ -40,13 +40,18 @@ def learning_curves(results: Results, comparisons: Sequence[Comparison]) -> Pict
         return None
     measure = comparisons[0].measure
     caption = (
-        f"Mean {measure.title} on the test subjects against the number of labelled subjects. "
-        "Markers: mean over replicates and test subjects; bars: its 95 % interval (where "
-        f"{MIN_REPLICATES} or more replicates finished); dots: the replicates."
+        f"Mean {measure.title} on the test subjects, of {WEIGHTS[results.study.primary.weights]}, "
+        "against the number of labelled subjects. Markers: mean over replicates and test subjects; "
+        f"bars: its 95 % interval (where {MIN_REPLICATES} or more replicates finished); dots: the "
+        "replicates."
     )
     if len(curves) > 1:
         caption += " The bars of two arms do not tell whether they differ: the gains below do."
-    bounds = full_label_bounds(results)
+    bounds = {
+        arm: (measure.scale * found.mean, found.replicates)
+        for arm, (found, _) in bound_means(results).items()
+        if found.mean is not None
+    }
     if bounds:
         words = (f"{arm} {value:.{measure.digits}f} ({n})" for arm, (value, n) in bounds.items())
         caption += (
@@ -61,21 +66,9 @@ def learning_curves(results: Results, comparisons: Sequence[Comparison]) -> Pict
         used,
         quantity=quantity(measure),
         bounds={arm: value for arm, (value, _) in bounds.items()},
+        numbers=numbers_of(results),
     )
     return _picture(drawing, caption)
-
-
-def full_label_bounds(results: Results) -> dict[str, tuple[float, int]]:
-    """Arm -> its mean with every labelled candidate, as shown, and the number of replicates."""
-    chosen = results.study.primary
-    found: dict[str, list[float]] = {}
-    for run in results.bound:
-        given = {"weights": chosen.weights, "metric": chosen.metric}
-        values = [v for v in case_values(run, results.test_cases, **given) if not math.isnan(v)]
-        if values:
-            found.setdefault(run.arm, []).append(math.fsum(values) / len(values))
-    scale = MEASURES[chosen.metric].scale
-    return {arm: (scale * math.fsum(v) / len(v), len(v)) for arm, v in found.items()}
 
 
 def gains(results: Results, comparisons: Sequence[Comparison]) -> Picture | None:
@@ -93,11 +86,12 @@ def gains(results: Results, comparisons: Sequence[Comparison]) -> Picture | None
         "crossed replicates and test subjects, not corrected for the number of comparisons; a bar "
         "that meets the line at 0 shows no measurable difference."
     )
-    drawing = figures.gains(curves, "gains", quantity=quantity(measure), control=results.control)
+    words = f"{measure.title} difference to {results.control} ({measure.unit})"
+    drawing = figures.gains(curves, "gains", quantity=words, numbers=numbers_of(results))
     return _picture(drawing, caption)
 
 
-def costs(comparisons: Sequence[Comparison]) -> Picture | None:
+def costs(results: Results, comparisons: Sequence[Comparison]) -> Picture | None:
     """Every arm against what one model costs."""
     curves: dict[str, list[figures.Point]] = {}
     for item in comparisons:
@@ -110,34 +104,53 @@ def costs(comparisons: Sequence[Comparison]) -> Picture | None:
     caption = (
         f"Mean {measure.title} against the time one model takes: its fine-tuning and one whole "
         "pretraining. Numbers: labelled subjects. Several models can share a pretraining, and then "
-        "cost less each."
+        "cost less each; trial runs for a learning rate are not counted."
     )
-    return _picture(figures.costs(curves, "cost", quantity=quantity(measure)), caption)
+    drawing = figures.costs(curves, "cost", quantity=quantity(measure), numbers=numbers_of(results))
+    return _picture(drawing, caption)
 
 
 def class_forests(results: Results) -> list[Picture]:
     """Difference of each class and arm to the control, one picture per label count."""
     study = results.study
     measure = MEASURES[study.primary.metric]
-    given = {"weights": study.primary.weights, "metric": measure.key}
-    numbers = [arm for arm in study.arms if arm != results.control]
-    pictures = []
+    numbers = numbers_of(results)
+    groups: dict[int, list[figures.Row]] = {}
     for labelled in study.labelled:
         rows = []
         for name in study.dataset.classes:
-            for number, arm in enumerate(numbers, start=1):
-                if labelled not in study.counts(arm):
+            for arm, number in numbers.items():
+                if arm == results.control or labelled not in study.counts(arm):
                     continue
-                found = difference_of(results, arm, labelled, results.control, name=name, **given)
+                found = difference_of(
+                    results, arm, labelled, results.control, metric=measure.key, name=name
+                )
                 if found is not None and found.mean is not None:
                     point = _point(labelled, found, measure)
                     rows.append(figures.Row(f"{name}, {arm}", number, point, name))
         if rows:
-            title = f"{labelled} labelled"
-            words = f"{quantity(measure)}: difference"
-            drawing = figures.forest(rows, f"classes-n{labelled}", title=title, quantity=words)
-            pictures.append(_picture(drawing, title))
-    return pictures
+            groups[labelled] = rows
+    limits = _shared([row.point for rows in groups.values() for row in rows])
+    words = f"{measure.title} difference ({measure.unit})"
+    return [
+        _picture(
+            figures.forest(
+                rows, f"classes-n{n}", title=f"{n} labelled", quantity=words, limits=limits
+            ),
+            "",
+        )
+        for n, rows in groups.items()
+    ]
+
+
+def _shared(points: Sequence[figures.Point]) -> tuple[float, float] | None:
+    """Limits of one axis for all `points` and their intervals, with a margin; 0 lies in it."""
+    ends = [end for p in points for end in (p.mean, p.low, p.high) if math.isfinite(end)]
+    if not ends:
+        return None
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    edge = 0.05 * (high - low) or 1.0
+    return low - edge, high + edge
 
 
 def case_dots(results: Results, arm: str) -> list[Picture]:
@@ -159,6 +172,7 @@ def case_dots(results: Results, arm: str) -> list[Picture]:
             limits=_limits(values, measure),
             quantity=quantity(measure),
             name=f"cases-{arm}-n{labelled}",
+            number=numbers_of(results)[arm],
         )
         above = int((other > scratch).sum())
         caption = f"{above} of {len(scratch)} above the diagonal"
@@ -181,8 +195,9 @@ def subject_means(
     if results.control is None or results.splits is None:
         return None
     chosen = results.study.primary
-    given = {"weights": chosen.weights, "metric": chosen.metric}
-    tables = [case_table(results, name, labelled, **given) for name in (results.control, arm)]
+    tables = [
+        case_table(results, name, labelled, metric=chosen.metric) for name in (results.control, arm)
+    ]
     shared = ~np.any([np.isnan(table).all(axis=1) for table in tables], axis=0)
     tables = [table[shared] for table in tables]
     keep = ~np.any([np.isnan(table).any(axis=0) for table in tables], axis=0)
@@ -216,10 +231,17 @@ def pretraining_losses(results: Results) -> list[Picture]:
             chance=float(chances[0]) if chances else None,
             title=arm,
             name=f"pretraining-{arm}",
+            number=numbers_of(results)[arm],
         )
-        known = "dashed: chance" if chances else "its chance level is not known"
-        pictures.append(_picture(drawing, f"{arm}; {' + '.join(terms)}; {known}"))
+        known = "dashed: its chance level" if chances else "its chance level is not known"
+        pictures.append(_picture(drawing, f"{' + '.join(terms)}; {known}"))
     return pictures
+
+
+def numbers_of(results: Results) -> dict[str, int]:
+    """Arm -> the number of its colour and marker in every figure, the control's first."""
+    arms = sorted(results.study.arms, key=lambda arm: arm != results.control)
+    return {arm: number for number, arm in enumerate(arms)}
 
 
 def quantity(measure: Measure) -> str:
@@ -233,10 +255,7 @@ def _picture(drawing: Drawing, caption: str) -> Picture:
 
 def _replicates(results: Results, item: Comparison) -> list[float]:
     """Mean of each replicate over the cases that all of them have, as shown."""
-    chosen = results.study.primary
-    table = case_table(
-        results, item.arm, item.labelled, weights=chosen.weights, metric=chosen.metric
-    )
+    table = case_table(results, item.arm, item.labelled, metric=item.measure.key)
     rows = table[~np.isnan(table).all(axis=1)]
     rows = rows[:, ~np.isnan(rows).any(axis=0)]
     return [item.measure.scale * float(row.mean()) for row in rows]

@@ -15,7 +15,9 @@ from medcl.errors import MedclError
 from medcl.study import overlays
 from medcl.study.comparison import Comparison, case_values
 from medcl.study.markup import Html
+from medcl.study.measures import WEIGHTS
 from medcl.study.names import Names
+from medcl.study.prose import plural
 from medcl.study.report_figures import Picture
 from medcl.study.results import OK, Results, Run
 from medcl.study.sentences import points
@@ -39,7 +41,9 @@ def case_overlays(
     runs = first_shared(results, arms, labelled)
     if not runs or not results.study.report.overlays:
         return None
-    values = dict(zip(results.test_cases, case_values(runs[-1], results.test_cases), strict=True))
+    weights = results.study.primary.weights
+    dice = case_values(runs[-1], results.test_cases, weights=weights)
+    values = dict(zip(results.test_cases, dice, strict=True))
     groups, skipped = [], []
     for word, case in worst_and_best(values, results.study.report.overlays):
         try:
@@ -49,9 +53,10 @@ def case_overlays(
         else:
             groups.append((f"{word}: {names.case(case)}", pictures))
     caption = (
-        f"The worst and the best test cases of {runs[-1].arm} with {labelled} labelled "
-        f"{'subject' if labelled == 1 else 'subjects'}, replicate {runs[-1].replicate}: the slice "
-        "with the largest reference area, cut to what is outlined and 20 mm around it. Orange: "
+        f"The test cases in which {runs[-1].arm} has the lowest and the highest Dice, with "
+        f"{plural(labelled, 'labelled subject')} (replicate {runs[-1].replicate}, "
+        f"{WEIGHTS[weights]}): the slice with the largest reference area, cut to what is outlined "
+        "and 20 mm around it. Orange: "
         "reference; blue: prediction. The patient's right is on the left of axial and coronal "
         "slices, the front on the left of sagittal ones."
     )
@@ -59,9 +64,9 @@ def case_overlays(
 
 
 def shown_arms(results: Results, comparisons: Sequence[Comparison], labelled: int) -> list[str]:
-    """The control, if there is one, and the other arm with the highest mean Dice."""
+    """The control, if there is one, and the other arm with the best mean."""
     means = {
-        item.arm: item.mean.mean
+        item.arm: item.measure.better * item.mean.mean
         for item in comparisons
         if item.labelled == labelled and item.mean.mean is not None
     }
@@ -90,7 +95,8 @@ def _pictures(results: Results, runs: Sequence[Run], case: str, names: Names) ->
     source = next(item for item in results.cases if item.case == case)
     if source.label is None:
         raise MedclError(f"{case}: has no label")
-    files = [run.predictions.get(("last", case)) for run in runs]
+    weights = results.study.primary.weights
+    files = [run.predictions.get((weights, case)) for run in runs]
     if None in files:
         raise MedclError(f"{case}: its predictions are not listed")
     image = filled(read_image(source))  # the first channel is shown
@@ -103,7 +109,7 @@ def _pictures(results: Results, runs: Sequence[Run], case: str, names: Names) ->
     found = overlays.cut(image, reference, predicted)
     pictures = []
     for number, run in enumerate(runs):
-        (dice,) = case_values(run, [case])
+        (dice,) = case_values(run, [case], weights=weights)
         score = "undefined" if math.isnan(dice) else points(dice)
         caption = f"{run.arm}: Dice {score}"
         title = f"{found.plane} slice of {names.case(case)}, {caption}"

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from medcl.study import prose, protocol
-from medcl.study.cells import WHO, estimated, p_cell, rules_of, scaled
-from medcl.study.comparison import Comparison, difference_table, lost_classes
+from medcl.study.cells import WHO, detectable, estimated, p_cell, rules_of, scaled
+from medcl.study.comparison import (
+    Comparison,
+    bound_means,
+    difference_table,
+    lost_classes,
+)
 from medcl.study.cost import costs
-from medcl.study.measures import MEASURES
+from medcl.study.measures import MEASURES, WEIGHTS
 from medcl.study.prose import NONE
 from medcl.study.resampling import SEED, bootstrap, wilcoxon
 from medcl.study.results import OK, Results
@@ -41,10 +46,14 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
             row += [estimated(item.difference, measure, sign=True), p, _holm(item)]
         lost = lost_words(results, item.arm, item.labelled)
         rows.append([*row, lost, _replicates(item, results), Number(item.seconds, 0)])
+    bounds = bound_means(results)
+    for arm, (found, labelled) in bounds.items():
+        row = [f"all ({labelled})", arm, estimated(found, measure)]
+        row += [""] * (3 if results.control else 0)
+        rows.append([*row, NONE, found.replicates, Number(None)])
     caption = (
-        f"Mean {measure.title} on the test subjects"
-        + (" in points (times 100)" if measure.points else f" in {measure.unit}")
-        + ", with 95 % intervals"
+        f"Mean {measure.title} ({'points: times 100' if measure.points else measure.unit}) on the "
+        f"test subjects, of {WEIGHTS[results.study.primary.weights]}, with 95 % intervals"
     )
     if results.control:
         caption += (
@@ -56,6 +65,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
         "fine-tuning"
     )
     caption += " and one whole pretraining." if protocol.pretrainings(results.study) else "."
+    caption += " All: the bound, trained on every labelled candidate." if bounds else ""
     return Table("answer", caption, tuple(columns), rows, rules_of(rows))
 
 
@@ -82,7 +92,7 @@ def further(results: Results, comparisons: Sequence[Comparison]) -> Table:
             item.control or "",
             estimated(item.difference, measure, sign=True),
             p_cell(item.difference.p if item.difference else None),
-            scaled(item.difference.detectable if item.difference else None, measure),
+            detectable(item.difference.detectable if item.difference else None, measure),
             item.replicates,
         ]
         for item in comparisons
@@ -106,14 +116,13 @@ def variance(results: Results, comparisons: Sequence[Comparison]) -> Table:
     """Where the differences vary, what the study could have seen, and two secondary looks."""
     chosen = results.study.primary
     measure = MEASURES[chosen.metric]
-    given = {"weights": chosen.weights, "metric": chosen.metric}
     rows: list[list[Cell]] = []
     for item in comparisons:
         found = item.difference
         if found is None or found.spread is None or item.control is None:
             continue
         table = _complete(
-            difference_table(results, item.arm, item.labelled, item.control, **given),
+            difference_table(results, item.arm, item.labelled, item.control, metric=chosen.metric),
             results.test_subjects,
         )
         low, high = bootstrap(table, np.random.default_rng(SEED))
@@ -123,7 +132,7 @@ def variance(results: Results, comparisons: Sequence[Comparison]) -> Table:
                 str(item.labelled),
                 item.arm,
                 *(scaled(value, measure) for value in spread),
-                scaled(found.detectable, measure),
+                detectable(found.detectable, measure),
                 Number(found.mean, measure.digits, measure.scale, True, (float(low), float(high))),
                 p_cell(wilcoxon(table)),
             ]
@@ -149,7 +158,9 @@ def variance(results: Results, comparisons: Sequence[Comparison]) -> Table:
 
 
 def cost(results: Results) -> Table:
-    """Time, memory and device of each stage and arm."""
+    """Time, memory and device of each stage and arm; memory of a GPU where one was used."""
+    found = costs(results)
+    on_gpu = any(item.device_mb is not None for item in found)
     rows: list[list[Cell]] = [
         [
             item.stage,
@@ -158,23 +169,24 @@ def cost(results: Results) -> Table:
             Number(item.seconds, text=prose.duration(item.seconds)),
             Number(item.seconds / item.jobs, text=prose.duration(item.seconds / item.jobs)),
             Number(item.memory_mb, 0),
-            Number(item.device_mb, 0),
+            *([Number(item.device_mb, 0)] if on_gpu else []),
             item.device or NONE,
         ]
-        for item in costs(results)
+        for item in found
     ]
     caption = (
-        "Time of each stage and arm, the largest memory of one of its jobs, and where it ran; "
-        "memory on a GPU is counted apart."
+        "Time of each stage and arm, the largest memory of one of its jobs, and the device a "
+        "training ran on; memory on a GPU is counted apart. A dash: not measured, as the memory of "
+        "jobs of less than a second."
     )
     columns = (
         Column("stage", "stage", "t"),
         Column("arm", "arm", "t"),
         Column("jobs", "jobs", "n"),
-        Column("seconds", "time", "n"),
-        Column("seconds_of_one", "time of one", "n"),
+        Column("seconds", "time of all", "n"),
+        Column("seconds_of_one", "of one", "n"),
         Column("memory_mb", "memory (MB)", "n"),
-        Column("gpu_memory_mb", "GPU memory (MB)", "n"),
+        *([Column("gpu_memory_mb", "GPU memory (MB)", "n")] if on_gpu else []),
         Column("device", "device", "t"),
     )
     return Table("cost", caption, columns, rows)

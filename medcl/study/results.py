@@ -132,7 +132,7 @@ def read_results(study_file: str | Path, folder: str | Path) -> Results:
         plan=read_yaml(plan_file) if plan_file.is_file() else {},
         pretrainings=list(_pretrainings(study, folder)),
         runs=[_run(folder / row.folder, row) for row in protocol.runs(study)],
-        benchmarks=_benchmarks(folder / "benchmark"),
+        benchmarks=read_benchmarks(folder / "benchmark"),
         unprepared=_json(folder / "store/manifest.json").get("failed", {}),
         bound=[_run(folder / row.folder, row) for row in protocol.bound_runs(study)],
         tuned=_tuned(study, folder),
@@ -223,7 +223,7 @@ def read_log(file: Path) -> Log:
     return log
 
 
-def _benchmarks(folder: Path) -> dict[str, tuple[float, float]]:
+def read_benchmarks(folder: Path) -> dict[str, tuple[float, float]]:
     """Snakemake's benchmark files: name without .tsv -> (seconds, peak memory in MB)."""
     found = {}
     for file in sorted(folder.glob("*.tsv")):

@@ -6,14 +6,27 @@ from collections.abc import Sequence
 
 from medcl.study import ensembles, methods, metric_tables, prose, report_tables
 from medcl.study.comparison import Comparison, collapsed
-from medcl.study.markup import Html, bullets, figure, panels, paragraph, section, subsection, tag
+from medcl.study.headline import headline, kind_of
+from medcl.study.markup import (
+    Html,
+    bullets,
+    figure,
+    panels,
+    paragraph,
+    section,
+    subsection,
+    tag,
+    ticked,
+)
 from medcl.study.measures import MEASURES
 from medcl.study.names import Names
+from medcl.study.page import header
 from medcl.study.report_figures import Picture
 from medcl.study.report_overlays import Overlays
 from medcl.study.results import Results
-from medcl.study.sentences import SCRATCH, mean_sentence, sentence, verdict
+from medcl.study.sentences import SCRATCH, mean_sentence, sentence
 
+CLAIMS = ("gain", "loss")
 MARKS = {"gain": "▲", "loss": "▼", "unclear": "○", "no interval": "–"}
 
 
@@ -32,13 +45,12 @@ def head(results: Results, names: Names) -> Html:
         prose.plural(study.replicates, "replicate"),
     ]
     waived = prose.waived_words(results.audit, names.case)
-    return tag(
-        "header",
-        *(paragraph(names.scrub(text), class_="notice") for text in waived),
-        paragraph(f"medcl · study {study.study}", class_="kicker"),
-        tag("h1", study.report.title or _title(results)),
-        paragraph(" · ".join(facts), class_="facts"),
-        paragraph(prose.UNKNOWN_SUBJECTS, class_="notice") if results.unknown_subjects else "",
+    return header(
+        study.study,
+        study.report.title or _title(results),
+        facts=facts,
+        warnings=[names.scrub(text) for text in waived],
+        notice=prose.UNKNOWN_SUBJECTS if results.unknown_subjects else "",
     )
 
 
@@ -47,34 +59,64 @@ def _title(results: Results) -> str:
 
 
 def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
-    """One sentence per arm and label count, the table, and what is missing."""
-    if results.control:
-        order = sorted(
-            (arm for arm in results.study.arms if arm != results.control),
-            key=lambda arm: not any(c.primary for c in comparisons if c.arm == arm),
-        )
-        blocks = [
-            tag("h3", arm) + tag("ul", *(_said(results, c) for c in comparisons if c.arm == arm))
-            for arm in order
-        ]
-        covered = paragraph(methods.primary_words(results.study, results.control), class_="facts")
-    else:
-        blocks = [tag("ul", *(tag("li", lone_words(item)) for item in comparisons))]
-        covered = Html("")
+    """A sentence per label count, the table, every comparison, and what is missing."""
+    warnings = [paragraph(text, class_="notice") for text in notices(results, comparisons)]
+    table = report_tables.answer(results, comparisons).html()
+    if not results.control:
+        said = tag("ul", *(tag("li", lone_words(item)) for item in comparisons))
+        first = [tag("div", said, class_="answer"), *warnings, table]
+        more = bullets(map(ticked, methods.caveats(results)))
+        return section("The answer", *first, more, anchor="answer")
+    order = sorted(
+        (arm for arm in results.study.arms if arm != results.control),
+        key=lambda arm: not any(c.primary for c in comparisons if c.arm == arm),
+    )
+    each = [
+        tag("h4", arm) + tag("ul", *(_said(results, c) for c in comparisons if c.arm == arm))
+        for arm in order
+    ]
     return section(
         "The answer",
-        tag("div", *map(Html, blocks), class_="answer"),
-        *(paragraph(text, class_="notice") for text in notices(results, comparisons)),
-        report_tables.answer(results, comparisons).html(),
-        covered,
-        bullets(methods.caveats(results)),
+        tag("div", tag("ul", *headlines(results, comparisons)), class_="answer headline"),
+        paragraph(_how_to_read(results), class_="facts"),
+        *warnings,
+        table,
+        subsection("Each comparison", tag("div", *map(Html, each), class_="answer small")),
+        paragraph(methods.primary_words(results.study, results.control), class_="facts"),
+        bullets(map(ticked, methods.caveats(results))),
         anchor="answer",
+    )
+
+
+def headlines(results: Results, comparisons: Sequence[Comparison]) -> list[Html]:
+    """A sentence per label count that has a primary comparison."""
+    said = []
+    for labelled in results.study.labelled:
+        items = [c for c in comparisons if c.labelled == labelled and c.primary]
+        if not items:
+            continue
+        kinds = dict.fromkeys(kind for item in items if (kind := kind_of(item)) in CLAIMS)
+        shown = "".join(MARKS[kind] for kind in kinds) or MARKS[kind_of(items[0])]
+        mark = tag("span", shown, class_="mark", aria_hidden="true")
+        kind = next(iter(kinds)) if len(kinds) == 1 else "mixed" if kinds else kind_of(items[0])
+        words = headline(items, _against(str(results.control)))
+        said.append(tag("li", mark, words, class_=kind.replace(" ", "-")))
+    return said
+
+
+def _how_to_read(results: Results) -> str:
+    """Words of the answer that not every reader knows."""
+    measure = MEASURES[results.study.primary.metric]
+    return (
+        f"{measure.title}: {measure.meaning}. A gain or a loss (▲ ▼) is claimed only where the "
+        "interval excludes 0 and the corrected p is below 0.05; no measurable difference (○) does "
+        "not mean that there is none."
     )
 
 
 def _said(results: Results, item: Comparison) -> Html:
     """The sentence, and beside it the classes that were lost on either side."""
-    kind = verdict(item.interval, p_holm=item.p_holm, family=item.family, measure=item.measure)
+    kind = kind_of(item)
     mark = tag("span", MARKS[kind], class_="mark", aria_hidden="true")
     lost = [
         f"{arm}: {words}"
@@ -103,8 +145,12 @@ def comparison_words(item: Comparison) -> str:
         p_holm=item.p_holm,
         family=item.family,
         measure=item.measure,
-        against=SCRATCH if item.control == "scratch" else str(item.control),
+        against=_against(str(item.control)),
     )
+
+
+def _against(control: str) -> str:
+    return SCRATCH if control == "scratch" else control
 
 
 def lone_words(item: Comparison) -> str:
@@ -151,7 +197,8 @@ def curves(
             caption = (
                 f"Every test subject with {results.control} and with {arm}: a dot is the mean "
                 "over the replicates that finished in both; above the diagonal the arm has the "
-                f"{'larger' if _larger_is_better(results) else 'larger, that is worse,'} value."
+                f"{'larger' if _larger_is_better(results) else 'larger, that is worse,'} value. "
+                "Subjects share the models they are tested with: counts of them are no test."
             )
             parts.append(_group(panel, caption))
     return section("Curves", *parts, anchor="curves")

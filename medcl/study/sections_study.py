@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from medcl.config import origin_of
 from medcl.study import methods, prose, report_tables
 from medcl.study.markup import (
     Html,
@@ -151,15 +152,6 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
         values = (final, chance, *(ends.get(key) for key in DIAGNOSTICS))
         numbers = [prose.NONE if v is None else f"{v:.3g}".replace("-", "−") for v in values]
         rows.append([item.arm, str(item.seed), words, *numbers])
-    taken: list[list[object]] = []
-    for arm, settings in results.study.arms.items():
-        if settings.pretrain:
-            found = [
-                r.summary["transfer"]
-                for r in results.runs
-                if r.arm == arm and r.status == OK and r.summary.get("transfer")
-            ]
-            taken.append([arm, prose.transfer_words(found)])
     return section(
         "Pretraining",
         figure(panels(shown), caption, kind="group") if shown else "",
@@ -170,13 +162,40 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
             rows,
             "ttw" + "n" * (2 + len(DIAGNOSTICS)),
         ),
-        table("What fine-tuning took over from the encoder.", ["arm", "taken"], taken, "tw"),
+        taken_over(results, names),
         anchor="pretraining",
     )
 
 
+def taken_over(results: Results, names: Names) -> Html:
+    """What the networks took over of the weights they start from, also given ones."""
+    rows: list[list[object]] = []
+    for arm in results.study.arms:
+        origin = origin_of(results.study, arm)
+        if origin is None:
+            continue
+        groups = {arm: results.runs, f"{arm}, all labels": results.bound}
+        for name, runs in groups.items():
+            own = [run for run in runs if run.arm == arm]
+            found = [
+                run.summary["transfer"]
+                for run in own
+                if run.status == OK and run.summary.get("transfer")
+            ]
+            if own:
+                source = (
+                    "given" if results.study.arms[origin].weights else f"pretrained by {origin}"
+                )
+                rows.append([name, source, names.scrub(prose.transfer_words(found))])
+    caption = "What fine-tuning took over of the weights it starts from."
+    return table(caption, ["arm", "weights", "taken"], rows, "ttw")
+
+
 def protocol(results: Results) -> Html:
-    paragraphs = [paragraph(text) for text in methods.protocol(results)]
+    paragraphs = [
+        tag("p", tag("strong", f"{title}. "), text)
+        for title, text in methods.protocol(results).items()
+    ]
     return section("Protocol", tag("div", *paragraphs, class_="protocol"), anchor="protocol")
 
 
@@ -197,19 +216,25 @@ def unfinished(results: Results, names: Names) -> Html:
         for run in [*results.runs, *results.bound]
         if run.status != OK
     ]
+    rows += [
+        ["learning rate", arm, tuned["status"], ticked(names.scrub(str(tuned.get("reason") or "")))]
+        for arm, tuned in results.tuned.items()
+        if tuned.get("status") != OK
+    ]
     marks = [
         f"{item.name} was resumed: {names.scrub(str(mark))}"
         for item in results.pretrainings
         for mark in item.summary.get("resumed") or ()
     ]
+    runs = [*results.runs, *results.bound]
     marks += [
         f"{run.name} was resumed: {names.scrub(str(mark))}"
-        for run in results.runs
+        for run in runs
         for mark in run.summary.get("resumed") or ()
     ]
     marks += [
         f"{run.name}: no prediction of {names.case(case)}: {names.scrub(reason)}"
-        for run in results.runs
+        for run in runs
         for case, reason in run.left_out.items()
     ]
     caption = "A replicate that is missing here is missing in every comparison it belongs to."

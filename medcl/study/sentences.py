@@ -61,13 +61,15 @@ def sentence(
     found = verdict(interval, p_holm=p_holm, family=family, measure=measure)
     if found == "unclear":
         shown = amount(difference, measure, sign=True, digits=digits)
-        seen = f"; this study could have seen {_up(detectable, measure)}" if detectable else ""
+        seen = (
+            f"; this study could have seen {rounded_up(detectable, measure)}" if detectable else ""
+        )
         return (
             f"{start}no measurable difference between {subject} and {against} "
             f"({shown}, {evidence}){seen}."
         )
     size = amount(abs(difference), measure, digits=digits)
-    change = _change(found, size, subject.startswith("these"), measure)
+    change = change_words(found, size, subject.startswith("these"), measure)
     return f"{start}{subject} {change} {against} ({evidence})."
 
 
@@ -79,15 +81,20 @@ def _evidence(
     measure: Measure,
     digits: int,
 ) -> str:
-    low, high = (points(limit, digits=digits, scale=measure.scale) for limit in interval)
-    text = f"95 % interval {low} to {high}"
+    text = f"95 % interval {limits(interval, measure, digits)}"
     text += f", {p_value(p)}" if p is not None else ""
     if family > 1 and p_holm is not None:
         text += f", after Holm's correction for {family} comparisons {p_value(p_holm)}"
     return text
 
 
-def _change(found: str, size: str, many: bool, measure: Measure) -> str:
+def limits(interval: tuple[float, float], measure: Measure, digits: int) -> str:
+    """`1.1 to 5.3`"""
+    low, high = (points(limit, digits=digits, scale=measure.scale) for limit in interval)
+    return f"{low} to {high}"
+
+
+def change_words(found: str, size: str, many: bool, measure: Measure) -> str:
     """`gains 3.2 Dice points over`, `raises HD95 by 1.2 mm against`."""
     if measure.points:
         verb, against = ("gain", "over") if found == "gain" else ("lose", "against")
@@ -199,8 +206,8 @@ def p_value(p: float) -> str:
     return "p < 0.05" if p < LEVEL else "p = 0.05"
 
 
-def _up(detectable: float, measure: Measure) -> str:
-    """The detectable difference, rounded up."""
+def rounded_up(detectable: float, measure: Measure) -> str:
+    """The detectable difference, never smaller than it is: `2.6 points`."""
     step = 10**measure.digits
     value = math.ceil(step * measure.scale * detectable - 1e-9) / step
     return f"{value:.{measure.digits}f} {measure.unit}"

@@ -20,6 +20,7 @@ from medcl.study.markup import (
     tag,
 )
 from medcl.study.names import Names
+from medcl.study.page import document, header
 from medcl.study.sections_study import provenance
 from medcl.study.sentences import p_value
 from medcl.study.slides_material import pretraining, slides, unfinished
@@ -28,7 +29,6 @@ from medcl.study.slides_pictures import forest, heatmaps, sides
 from medcl.study.slides_results import Model, Pair, SlideResults, pairs
 from medcl.study.statistics import LEVEL, Estimate
 
-CSS = Path(__file__).with_name("report.css")
 COLUMNS = (
     "compared", "encoder", "aggregator", "against_encoder", "against_aggregator", "metric",
     "mean", "against_mean", "difference", "low", "high", "p", "p_holm", "seeds", "patients",
@@ -58,15 +58,7 @@ def slide_page(results: SlideResults, *, command: str | None = None) -> str:
         unfinished(results),
         provenance(command, hashed=hashed),
     ]
-    head = [
-        Html('<meta charset="utf-8">'),
-        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        tag("title", escape(title)),
-        tag("style", Html(CSS.read_text(encoding="utf-8"))),
-    ]
-    body = tag("main", join([tag("h1", title), *[part for part in sections if part]]))
-    whole = join([tag("head", join(head)), tag("body", body)])
-    return f"<!doctype html>\n{tag('html', whole, lang='en')}\n"
+    return document(title, header(results.study.study, title), sections)
 
 
 def answer(results: SlideResults, compared: Sequence[Pair]) -> Html:

@@ -28,7 +28,7 @@ def quick(folder, **changes):
 
 def text_of(page):
     """The words of a page."""
-    page = re.sub(r"<(style|svg)\b.*?</\1>", " ", page, flags=re.S)
+    page = re.sub(r"<(style|svg|nav)\b.*?</\1>", " ", page, flags=re.S)
     return " ".join(re.sub(r"<[^>]+>", " ", page).replace("\u00a0", " ").split())
 
 

@@ -1,6 +1,7 @@
 """Drawing: logs made short, and slices of cases with their outlines."""
 
 import io
+import itertools
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.image import imread
 
 from medcl.data.volume import Volume
 from medcl.study import figures, overlays
-from medcl.study.drawing import render
+from medcl.study.drawing import render, shade
 from medcl.study.figures import Point, Row
 from medcl.study.report_overlays import worst_and_best
 
@@ -96,7 +97,8 @@ def test_costs_stand_at_their_seconds_with_the_label_count_beside_them():
         "scratch": [Point(1, 50.0, seconds=60.0), Point(4, 60.0, seconds=90.0)],
         "voco": [Point(1, 55.0, seconds=660.0), Point(4, 61.0)],  # a pretraining that failed
     }
-    axes = axes_of(figures.costs(curves, "x", quantity="Dice (points)"))
+    numbers = {"scratch": 0, "voco": 1}
+    axes = axes_of(figures.costs(curves, "x", quantity="Dice (points)", numbers=numbers))
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines == {"scratch": [[60.0, 50.0], [90.0, 60.0]], "voco": [[660.0, 55.0]]}
     assert [text.get_text() for text in axes.texts] == ["1", "4", "1"]
@@ -105,7 +107,14 @@ def test_costs_stand_at_their_seconds_with_the_label_count_beside_them():
 def test_the_bound_is_a_line_in_the_colour_of_its_arm():
     curves = {"scratch": [Point(1, 50.0), Point(2, 55.0)], "voco": [Point(1, 52.0), Point(2, 56.0)]}
     axes = axes_of(
-        figures.learning_curves(curves, "x", {1: 2, 2: 2}, quantity="Dice", bounds={"voco": 80.0})
+        figures.learning_curves(
+            curves,
+            "x",
+            {1: 2, 2: 2},
+            quantity="Dice",
+            bounds={"voco": 80.0},
+            numbers={"scratch": 0, "voco": 1},
+        )
     )
     (line,) = [line for line in axes.lines if line.get_label() == "voco, all labels"]
     assert list(line.get_ydata()) == [80.0, 80.0]
@@ -114,7 +123,7 @@ def test_the_bound_is_a_line_in_the_colour_of_its_arm():
 
 def test_a_png_has_a_white_ground_and_no_time_or_program_in_it():
     curves = {"voco": [Point(1, 2.0, 1.0, 3.0), Point(4, 3.0, 2.0, 4.0)]}
-    drawing = figures.gains(curves, "x", quantity="Dice (points)", control="scratch")
+    drawing = figures.gains(curves, "x", quantity="Dice (points)", numbers={"voco": 1})
     data = render(drawing, "png")
     assert imread(io.BytesIO(data))[0, 0].tolist() == [1.0, 1.0, 1.0, 1.0]
     assert b"Software" not in data
@@ -135,3 +144,33 @@ def test_the_png_of_an_overlay_shows_both_outlines():
 
     assert 0.001 < share(overlays.REFERENCE) < 0.1
     assert 0.001 < share(overlays.PREDICTION) < 0.1
+
+
+def test_round_times_reach_beyond_the_costs_on_both_sides():
+    assert figures.time_ticks([42.0, 254.0]) == [30.0, 60.0, 120.0, 300.0]
+    labels = [figures.time_label(t) for t in (30.0, 60.0, 300.0, 7200.0, 36000.0)]
+    assert labels == ["30 s", "1 min", "5 min", "2 h", "10 h"]
+    many = figures.time_ticks([1.0, 400_000.0])
+    assert len(many) <= 8
+    assert many[0] <= 1.0
+    assert many[-1] >= 400_000.0
+
+
+def test_an_arm_keeps_its_colour_where_another_one_is_missing():
+    curves = {"mae": [Point(1, 2.0, 1.0, 3.0)]}
+    axes = axes_of(figures.gains(curves, "x", quantity="Dice", numbers={"voco": 1, "mae": 2}))
+    assert axes.containers[0].lines[0].get_color() == figures.colour(2)
+
+
+def test_the_seeds_of_an_arm_are_shades_of_its_colour_and_no_other_arms():
+    shades = [shade(1, place, 3) for place in range(3)]
+    assert shades[0] == figures.colour(1)
+    assert len(set(shades)) == 3
+    assert not set(shades[1:]) & {figures.colour(number) for number in range(7)}
+
+
+def test_arms_of_one_label_count_stand_nearer_than_the_next_label_count():
+    for counts in ([1, 2, 4], [1, 2, 32], [4, 5]):
+        for arms in (2, 8):
+            wide = figures._apart(counts, arms) * (arms - 1)
+            assert wide <= 0.5 * min(np.log2(b / a) for a, b in itertools.pairwise(counts))

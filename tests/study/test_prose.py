@@ -26,6 +26,7 @@ def test_lists_counts_and_times_read_as_words():
     assert prose.ranges([0, 1, 2]) == "0 to 2"
     assert prose.ranges([2, 0]) == "0 and 2"
     assert [prose.duration(s) for s in (42, 750, 12000, None)] == ["42 s", "12 min", "3.3 h", "–"]
+    assert [prose.duration(s) for s in (0.42, 2.0, 9.4)] == ["0.4 s", "2 s", "9.4 s"]
 
 
 def test_the_plan_is_readable_and_says_what_was_given():

@@ -143,15 +143,14 @@ def test_the_table_says_it_all(tmp_path: Path) -> None:
     assert {r["labelled"] for r in rows if r["stage"] == "bound"} == {"all"}
 
 
-def test_what_arms_have_not_in_common_is_said_in_words() -> None:
-    said = " ".join(protocol.words(study(tune=TUNE, bound={"arm": "scratch"})))
-    assert "short starts from the weights of dense." in said
-    assert "The fine-tuning of short differs from the other arms': steps 7." in said
-    assert "the pretraining of dense took seconds" in said
-    assert "own starts from given weights" in said
-    assert "chosen from 0.001, 0.01" in said
-    assert "scratch was trained on every labelled candidate, with 2 seeds" in said
-    assert protocol.words(study(arms={"scratch": {}})) == []
+def test_the_table_names_the_run_whose_network_labels_the_pool(tmp_path: Path) -> None:
+    protocol.write_table(
+        tmp_path / "protocol.csv", study(arms=ARMS | {"self": {"selftrain": {"of": "short"}}})
+    )
+    rows = list(csv.DictReader((tmp_path / "protocol.csv").read_text().splitlines()))
+    teachers = {r["teacher"] for r in rows if (r["arm"], r["labelled"]) == ("self", "4")}
+    assert teachers == {f"finetune/short/n4/r{r}" for r in range(3)}
+    assert {r["teacher"] for r in rows if r["arm"] != "self"} == {""}
 
 
 def test_an_arm_that_trains_itself_has_the_weights_settings_and_rate_of_its_teacher() -> None:

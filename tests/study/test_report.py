@@ -82,7 +82,7 @@ def test_the_answer_comes_first_and_speaks_of_every_arm_and_label_count(page):
     first = re.search(r"With 1 labelled subject, [^.]*these 3 encoders \(voco\)", text).start()
     assert text.index("The answer") < first < text.index("Curves")
     for labelled in ("1 labelled subject,", "2 labelled subjects,", "4 labelled subjects,"):
-        assert len(re.findall(f"With {labelled}.*?(voco|order)", text)) == 2
+        assert len(re.findall(f"With {labelled}.*?(voco|order)", text)) == 3  # headline and arms
     assert "this encoder (order) loses" in text
 
 
@@ -267,7 +267,7 @@ def test_figures_are_well_formed_and_told_apart(written):
 
 def test_the_protocol_has_the_numbers_of_the_study(written):
     results = read_results(written / "config.resolved.yaml", written)
-    text = " ".join(methods.protocol(results))
+    text = " ".join(methods.protocol(results).values())
     for words in (
         "8 test subjects, 4 validation subjects and a pool of 15, of which 10 have a label",
         "2000 steps of batch 2",
@@ -340,4 +340,4 @@ def test_an_arm_of_some_label_counts_is_compared_there_alone(tmp_path):
     assert counts == ["1", "2"]
     assert {row["status"] for row in rows_of(folder).values()} == {"ok"}
     text = text_of((folder / "report.html").read_text(encoding="utf-8"))
-    assert "order is run with 1, 2 labelled only." in text
+    assert "order is run with 1 and 2 labelled only." in text

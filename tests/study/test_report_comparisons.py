@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from make_results import Fake, make
 from report_pages import QUICK, quick, rows_of, run, text_of
 
-from medcl.files import read_json, write_json
+from medcl.files import read_json, read_yaml, write_json, write_yaml
 from medcl.study import drawing, methods
 from medcl.study.comparison import case_table, compare, compare_further, difference_of
 from medcl.study.cost import costs
@@ -84,17 +85,15 @@ def test_pretrained_arms_are_set_beside_every_further_control(tmp_path):
 
 def test_the_bound_with_all_labels_is_drawn_and_told(tmp_path):
     results, page = quick(tmp_path / "a", bound=2)
-    values = [
-        value
-        for run in results.bound
-        for (weights, metric), table in run.scores.items()
-        for value in table.values()
-        if (weights, metric) == ("last", "dice")
-    ]
-    mean = 100 * float(np.mean(values))
+    by_subject = {}  # one of them was seen twice
+    for made in results.bound:
+        for (case, _), value in made.scores["last", "dice"].items():
+            by_subject.setdefault(results.splits.subject_of[case], []).append(value)
+    mean = 100 * float(np.mean([np.mean(values) for values in by_subject.values()]))
     said = text_of(page)
     assert "Dashed: the bound with every labelled candidate (in brackets" in said
     assert f"scratch {mean:.1f} (2)" in said
+    assert re.search(rf"all \(10\) scratch {mean:.1f} – 2 ", said)
     _, page = quick(tmp_path / "b")
     assert "bound with every labelled candidate" not in page
 
@@ -175,6 +174,84 @@ def test_benchmark_files_time_the_stages_that_do_not_time_themselves(tmp_path):
     evaluated = found["evaluate", "voco"]
     assert (evaluated.jobs, evaluated.seconds, evaluated.memory_mb) == (2, 9.0, None)
     assert (found["pretrain", "voco"].jobs, found["pretrain", "voco"].memory_mb) == (3, 1310.5)
+
+
+def test_the_cost_has_rows_of_the_tuning_and_of_the_bound(tmp_path):
+    config = make(tmp_path / "a", Fake(**QUICK, bound=2))
+    write_yaml(config, read_yaml(config) | {"tune": {"learning_rates": [0.1, 0.2], "labelled": 1}})
+    tried = [{"learning_rate": 0.1, "seconds": 30.5}, {"learning_rate": 0.2, "seconds": None}]
+    tuned = {"status": "ok", "learning_rate": 0.1, "device": "cpu", "tried": tried}
+    write_yaml(tmp_path / "a/tune/voco/tuned.yaml", tuned)
+    folder = tmp_path / "a/benchmark"
+    folder.mkdir()
+    head = "s\th:m:s\tmax_rss\tmax_vms\n"
+    (folder / "tune.voco.tsv").write_text(f"{head}40\t0:00:40\t700.5\t900\n")
+    for replicate in (0, 1):
+        for stage, seconds in (("finetune", 90), ("predict", 20), ("evaluate", 0.4)):
+            file = folder / f"{stage}_bound.scratch.r{replicate}.tsv"
+            file.write_text(f"{head}{seconds}\t0:00:04\t{1200 + replicate}\t-\n")
+    found = {(c.stage, c.arm): c for c in costs(read_results(config, config.parent))}
+    tuning = found["tune", "voco"]
+    assert (tuning.jobs, tuning.seconds, tuning.memory_mb, tuning.device) == (1, 30.5, 700.5, "cpu")
+    bound = found["finetune, bound", "scratch"]
+    assert (bound.jobs, bound.memory_mb, bound.device) == (2, 1201.0, "cpu")
+    assert found["finetune", "scratch"].jobs == 5
+    predicted = found["predict, bound", "scratch"]
+    assert (predicted.jobs, predicted.seconds) == (2, 40.0)
+    # Snakemake saw too little of so short a job to know its memory.
+    assert found["evaluate, bound", "scratch"].memory_mb is None
+
+
+def test_a_bound_that_was_resumed_or_left_a_case_out_is_marked(tmp_path):
+    results, _ = quick(tmp_path / "a", bound=1)
+    place = tmp_path / "a/bound/scratch/r0"
+    write_json(
+        place / "summary.json",
+        read_json(place / "summary.json") | {"resumed": ["with 2 threads instead of 1"]},
+    )
+    file = place / "predictions/predictions.json"
+    write_json(file, read_json(file) | {"failed": {"patient-002a": "damaged"}})
+    again = read_results(results.folder / "config.resolved.yaml", results.folder)
+    text = text_of(make_report(again).html)
+    assert "scratch, all labelled, replicate 0 was resumed: with 2 threads instead of 1" in text
+    assert re.search(
+        r"scratch, all labelled, replicate 0: no prediction of case-\w+: damaged", text
+    )
+
+
+def test_every_arm_that_starts_from_weights_says_what_it_took_over(tmp_path):
+    config = make(tmp_path / "a", Fake(**{**QUICK, "effects": {"voco": 0, "own": 0, "short": 0}}))
+    study = read_yaml(config)
+    study["arms"] |= {"own": {"weights": "mine/model.pt"}, "short": {"start": "voco"}}
+    study["arms"]["self"] = {"selftrain": {"of": "voco"}}
+    study["bound"] = {"arm": "voco", "replicates": 1}
+    write_yaml(config, study)
+    for source, made in (("own/n1/r0", "finetune/self/n1/r0"), ("voco/n1/r0", "bound/voco/r0")):
+        shutil.copytree(tmp_path / "a/finetune" / source, tmp_path / "a" / made)
+    file = tmp_path / "a/finetune/own/n1/r1/summary.json"
+    summary = read_json(file)
+    summary["transfer"]["differing"] = ["spacing: made with [2, 2, 2], here [1, 1, 3]"]
+    write_json(file, summary)
+    results = read_results(config, config.parent)
+    text = text_of(make_report(results).html)
+    start = "61 % of the pretrained parameters (12 tensors) taken"
+    for name, source in (
+        ("voco", "pretrained by voco"),
+        ("voco, all labels", "pretrained by voco"),
+        ("own", "given"),
+        ("short", "pretrained by voco"),
+        ("self", "pretrained by voco"),
+    ):
+        assert f"{name} {source} {start}" in text
+    assert "spacing: made with [2, 2, 2], here [1, 1, 3]" in text
+
+
+def test_a_report_says_that_no_control_has_the_time_of_the_pretraining(tmp_path):
+    results, _ = quick(tmp_path / "a")
+    words = "voco had the time of a pretraining more than scratch, and no control of equal cost"
+    assert words in " ".join(methods.caveats(results))
+    results, _ = quick(tmp_path / "b", long=True)
+    assert "control of equal cost" not in " ".join(methods.caveats(results))
 
 
 def test_the_cost_names_device_and_memory_of_each_arm(tmp_path):

@@ -1,0 +1,97 @@
+"""The answer in one sentence per label count: what it claims, and of whom."""
+
+from dataclasses import replace
+
+from make_results import Fake, make
+
+from medcl.files import read_yaml, write_yaml
+from medcl.study.comparison import Comparison, compare
+from medcl.study.headline import headline
+from medcl.study.measures import MEASURES
+from medcl.study.results import read_results
+from medcl.study.sections_results import headlines
+from medcl.study.statistics import Estimate
+
+FOUND = Estimate(0.032, 5, 8, 8, low=0.011, high=0.053, p=0.01, detectable=0.029)
+GAIN = Comparison(
+    "voco", 4, "scratch", MEASURES["dice"], Estimate(0.7, 5, 8, 8), FOUND, "ok", 3, 60.0, (),
+    family=2, p_holm=0.02,
+)  # fmt: skip
+UNCLEAR = replace(
+    GAIN,
+    arm="mae",
+    seeds=5,
+    difference=replace(FOUND, mean=-0.016, low=-0.034, high=0.003, detectable=0.0381),
+    p_holm=0.4,
+)
+SCRATCH = "training from scratch"
+
+
+def test_a_gain_comes_first_and_what_is_unclear_after_it() -> None:
+    assert headline([UNCLEAR, GAIN], SCRATCH) == (
+        "With 4 labelled subjects, these 3 encoders (voco) gain 3.2 Dice points over training from "
+        "scratch (95 % interval 1.1 to 5.3); no measurable difference for this method (mae) −1.6 "
+        "Dice points (95 % interval −3.4 to 0.3); a true difference of less than 3.9 points may "
+        "have gone unseen."
+    )
+
+
+def test_one_unclear_arm_is_set_against_training_from_scratch() -> None:
+    assert headline([replace(UNCLEAR, labelled=1, seeds=1)], SCRATCH) == (
+        "With 1 labelled subject, no measurable difference between this encoder (mae) and training "
+        "from scratch (−1.6 Dice points, 95 % interval −3.4 to 0.3); a true difference of less "
+        "than 3.9 points may have gone unseen."
+    )
+
+
+def test_several_unclear_arms_share_a_sentence_and_the_range_of_what_was_visible() -> None:
+    other = replace(GAIN, p_holm=0.06)  # Holm does not uphold it
+    text = headline([other, UNCLEAR], SCRATCH)
+    assert (
+        "no measurable difference to training from scratch: these 3 encoders (voco) +3.2 Dice "
+        "points (95 % interval 1.1 to 5.3), this method (mae) −1.6 (−3.4 to 0.3);"
+    ) in text
+    assert "less than 2.9 to 3.9 points may have gone unseen" in text
+    assert " gain " not in text
+
+
+def test_a_smaller_distance_is_said_to_be_lower() -> None:
+    shorter = replace(FOUND, mean=-1.2, low=-2.0, high=-0.4)
+    text = headline([replace(GAIN, measure=MEASURES["hd95_mm"], difference=shorter)], "mae")
+    assert "these 3 encoders (voco) lower HD95 by 1.2 mm against mae (95 % interval −2.0" in text
+
+
+def test_without_an_interval_nothing_is_claimed() -> None:
+    few = Estimate(0.032, 3, 8, 8, reason="3 replicates; an interval needs at least 5")
+    text = headline([replace(GAIN, difference=few)], SCRATCH)
+    assert "from training from scratch by +3.2 Dice points, which without an interval" in text
+    lost = Estimate(None, 0, 0, 0, reason="no replicate finished")
+    assert "could not be compared with training from scratch: no replicate finished" in headline(
+        [replace(GAIN, difference=lost)], SCRATCH
+    )
+
+
+def test_only_label_counts_with_a_primary_comparison_have_a_headline(tmp_path) -> None:
+    fake = Fake(labelled=(1, 2), volumes=False, primary={"labelled": [2]})
+    read = read_results(make(tmp_path / "a", fake), tmp_path / "a")
+    (said,) = headlines(read, compare(read))
+    assert "With 2 labelled subjects, " in said
+
+
+def test_replicates_that_share_encoders_are_not_called_a_method_and_given_weights_are_one(
+    tmp_path,
+) -> None:
+    """5 replicates: 3 seeds are 3 encoders, 5 are the method, weights from elsewhere are one."""
+    effects, seeds = {"voco": 0.06, "mae": 0.06, "own": 0.06}, {"voco": 3, "mae": 5}
+    file = make(tmp_path / "a", Fake(effects, seeds, labelled=(1,), tests=4, volumes=False))
+    content = read_yaml(file)
+    content["arms"]["own"] = {"weights": "mine/encoder.pt"}
+    content["primary"] = {"arms": ["voco", "mae", "own"]}
+    write_yaml(file, content)
+    read = read_results(file, tmp_path / "a")
+    assert {item.arm: item.seeds for item in compare(read)} == {
+        "scratch": 0, "voco": 3, "mae": 5, "own": 1,
+    }  # fmt: skip
+    (said,) = headlines(read, compare(read))
+    for words in ("these 3 encoders (voco)", "this method (mae)", "this encoder (own)"):
+        assert words in said
