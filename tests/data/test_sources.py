@@ -5,7 +5,8 @@ import pytest
 
 from medcl.config import Source
 from medcl.data.entries import Entry
-from medcl.data.sources import guess_sources, list_entries
+from medcl.data.guess import guess_sources
+from medcl.data.sources import list_entries
 from medcl.errors import MedclError
 
 
@@ -82,7 +83,7 @@ def test_two_labels_for_one_image_are_a_finding(tmp_path):
         ({"images": "{subject}.nii", "subject": "a"}, "a regular expression with a group"),
         ({"images": "{subject}.nii", "exclude": ["a_l"]}, "no case is called 'a_l'; did you mean"),
         ({"images": "{subject}.nii", "modality": "MRI"}, "'MRI' is none of CT, MR"),
-        ({"images": "{subject}.mha"}, "no images in .* check the path, the layout"),
+        ({"images": "{subject}.mha"}, r"no path in .* fits .* holds a_1\.nii; correct the pattern"),
         ({"path": "absent", "images": "{subject}.nii"}, r"sources\[0\]\.path: .*does not exist"),
     ],
 )
