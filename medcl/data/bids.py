@@ -163,7 +163,8 @@ def _called(named: Sequence[Named], folder: Path) -> str:
     if not named:
         return f"{folder} has no folders sub-* with volumes named as BIDS does; correct the path"
     suffixes = Counter(item.suffix for item in named)
-    return f"there are {listed((f'{number} *_{name}' for name, number in suffixes.items()), 12)}; correct it"
+    there = (f"{number} *_{name}" for name, number in suffixes.items())
+    return f"there are {listed(there, 12)}; correct it"
 
 
 def _participants(table: Path) -> dict[str, dict[str, str]]:

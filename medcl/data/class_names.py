@@ -24,10 +24,11 @@ def compare_classes(file: Path, classes: Mapping[str, int]) -> list[Finding]:
     """
     theirs = _values_by_name(file, read_json(file).get("labels") or {})
     ours = {_fold(name): (name, value) for name, value in classes.items()}
-    for name, values in theirs.items():
-        called, value = ours.get(_fold(name), ("", None))
-        if value is not None and values != [value]:
-            raise MedclError(_contradiction(file, name, values, called, value))
+    same = [
+        (name, values, *ours[_fold(name)]) for name, values in theirs.items() if _fold(name) in ours
+    ]
+    if wrong := [_contradiction(file, *pair) for pair in same if pair[1] != [pair[3]]]:
+        raise MedclError("\n".join(wrong))
     name_of = {values[0]: name for name, values in theirs.items() if len(values) == 1}
     known = {value for values in theirs.values() for value in values}
     findings = []

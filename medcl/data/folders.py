@@ -124,8 +124,10 @@ def _likely(readings: Sequence[Reading], naming: Naming) -> list[Reading]:
     if "class" not in readings[0]:
         return [readings[0]]
     distinct = {(key_of(reading), reading["class"]): reading for reading in readings}
-    named = [reading for reading in distinct.values() if naming.knows(reading["class"])]
-    return named or [readings[0]]
+    for fits in (naming.knows, naming.resembles):
+        if named := [reading for reading in distinct.values() if fits(reading["class"])]:
+            return named
+    return [readings[0]]
 
 
 def _unclear(file: Path, readings: Sequence[Reading]) -> Iterator[tuple[Key, Finding]]:
