@@ -18,7 +18,7 @@ from medcl.errors import MedclError
 def guess_sources(path: Path, *, labels: bool = True, channels: Channels = NONE) -> list[Source]:
     """The layout of a folder or file nobody described; paths are seen from the working folder.
 
-    `labels`: use objects of a DICOM tree that mark structures. Files of several `channels` are
+    `labels`: use them, objects of a DICOM tree that mark structures included. Files of several `channels` are
     known by nnU-Net's number or by the channel's name at the end of their names.
     """
     if not path.exists():
@@ -32,7 +32,7 @@ def guess_sources(path: Path, *, labels: bool = True, channels: Channels = NONE)
         return [_source(layout="msd", path=text)]
     for images, maps in (("imagesTr", "labelsTr"), ("images", "labels")):
         if (path / images).is_dir() and (path / maps).is_dir():
-            return [_guess_folders(path, images, maps, channels)]
+            return [_guess_folders(path, images, maps, channels, labels=labels)]
     if marked := _channel_files(path, "", channels):
         return [_source(layout="folders", path=text, images=marked)]
     if any(_holds_dicom(files) for _, files in walk(path)):
@@ -44,27 +44,28 @@ def _source(**keys: str | dict[str, str] | None) -> Source:
     return Source.model_validate(keys)
 
 
-def _guess_folders(path: Path, images: str, labels: str, channels: Channels) -> Source:
+def _guess_folders(
+    path: Path, images: str, maps: str, channels: Channels, *, labels: bool
+) -> Source:
     endings = {
         folder: Counter(
             suffix for file in visible_files(path / folder) if (suffix := suffix_of(file.name))
         ).most_common(1)
-        for folder in (images, labels)
+        for folder in (images, maps)
     }
     if not endings[images]:
         raise MedclError(f"{path / images}: no images ({', '.join(SUFFIXES)}); check --source")
     ending = endings[images][0][0]
     names = [stem_of(file.name) for file in visible_files(path / images)]
-    label = endings[labels][0][0] if endings[labels] else ending
+    used = f"{maps}/{{subject}}{endings[maps][0][0]}" if labels and endings[maps] else None
     if marked := _channel_files(path / images, f"{images}/", channels):
-        maps = f"{labels}/{{subject}}{label}"
-        return _source(layout="folders", path=str(path), images=marked, labels=maps)
+        return _source(layout="folders", path=str(path), images=marked, labels=used)
     channel = _channel_mark(path / images, names)
     return _source(
         layout="folders",
         path=str(path),
         images=f"{images}/{{subject}}{channel}{ending}",
-        labels=f"{labels}/{{subject}}{label}",
+        labels=used,
     )
 
 

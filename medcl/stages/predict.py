@@ -247,3 +247,9 @@ def _write_object(case: str, label: Volume, series: Series, plan: Plan, folder: 
 
 def _target(entry: Entry, output: str) -> Path:
     return Path(output) / f"{entry.case}.nii.gz"
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip(), flush=True)
