@@ -18,8 +18,8 @@ from medcl.errors import MedclError
 def guess_sources(path: Path, *, labels: bool = True, channels: Channels = NONE) -> list[Source]:
     """The layout of a folder or file nobody described; paths are seen from the working folder.
 
-    `labels`: use them, objects of a DICOM tree that mark structures included. Files of several `channels` are
-    known by nnU-Net's number or by the channel's name at the end of their names.
+    `labels`: use them, objects of a DICOM tree that mark structures included. Files of several
+    `channels` are known by nnU-Net's number or by the channel's name at the end of their names.
     """
     if not path.exists():
         raise MedclError(f"{path}: no such file or folder; check --source")

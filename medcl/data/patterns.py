@@ -64,6 +64,8 @@ class Pattern:
             if not (folder / part).is_dir():
                 break
             folder /= part
+        if not root.is_dir():
+            return MedclError(f"{self.where}: {root} is no folder; layout files takes one file")
         there = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
         holds = f"{folder} holds {listed(there)}" if there else f"{folder} is empty"
         return MedclError(

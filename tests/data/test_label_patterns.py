@@ -133,3 +133,8 @@ def test_backslashes_part_folders_in_a_pattern(tmp_path):
 def test_a_pattern_that_fits_nothing_is_refused_with_what_is_there(tmp_path, keys, message):
     with pytest.raises(MedclError, match=message):
         listed(tmp_path, "i/p1.nii.gz", "m/p1_liver.nii.gz", **keys)
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
+    with pytest.raises(MedclError, match=r"images: .*p1\.nii\.gz is no folder; layout files takes"):
+        listed(tmp_path, "i/p1.nii.gz", path="i/p1.nii.gz")
