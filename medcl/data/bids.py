@@ -73,11 +73,13 @@ def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
     of_subject: dict[str, list[Named]] = defaultdict(list)
     for label in labels:
         of_subject[label.entities["sub"]].append(label)
-    for image in images:
-        found = [label for label in of_subject[image.entities["sub"]] if label.marks(image)]
-        for label in found:
+    found = [[label for label in of_subject[i.entities["sub"]] if label.marks(i)] for i in images]
+    for image, theirs in zip(images, found, strict=True):
+        for label in theirs:
             marked[label.path].append(image.path)
-        yield _bids_entry(image, found, source, people)
+    for image, theirs in zip(images, found, strict=True):
+        own = [label for label in theirs if len(marked[label.path]) == 1]
+        yield _bids_entry(image, own, source, people)
     for label in labels:
         if len(marked[label.path]) == 1:
             continue
@@ -85,8 +87,8 @@ def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
         if not marked[label.path]:
             yield entry.but(lonely_label(str(label.path)))
         else:
-            named = ", ".join(map(str, marked[label.path]))
-            told = f"{label.path}: fits {len(marked[label.path])} images: {named}"
+            shown = ", ".join(map(str, marked[label.path]))
+            told = f"{label.path}: fits {len(marked[label.path])} images: {shown}"
             remedy = "ask for one of them in `images`, or repeat its entities in the label's name"
             yield entry.but(Finding("label_ambiguous", "error", told, remedy))
 

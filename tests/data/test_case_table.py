@@ -89,7 +89,7 @@ def test_modalities_are_known_in_any_letter_case(tmp_path):
 
 def test_one_image_of_a_table_never_fills_two_channels(tmp_path):
     both = Channels(("T2", "ADC"))
-    one, two = listed(tmp_path, "case,T2,ADC\na,x.nii,./x.nii\nb,x.nii,y.nii\n", both)
+    one, two = listed(tmp_path, "case,T2,ADC\na,x.nii,i/../x.nii\nb,x.nii,y.nii\n", both)
     assert codes(one) == ["channel_used_twice"]
     assert codes(two) == []
 

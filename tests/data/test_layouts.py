@@ -126,6 +126,8 @@ def test_entities_narrow_the_images(tree) -> None:
 def test_a_label_that_fits_two_images_is_refused(tree) -> None:
     touch(tree, "derivatives/manual/sub-01/ses-a/anat/sub-01_ses-a_dseg.nii.gz")
     assert "label_ambiguous" in codes(tree, layout="bids", images="T1w", labels="dseg")
+    found = entries(tree, layout="bids", images="T1w", labels="dseg")
+    assert [label for _, _, label, _, visit in found if visit == "ses-a"] == [None, None]
 
 
 def test_a_label_of_no_session_is_not_taken_for_that_of_one(tree) -> None:

@@ -46,6 +46,13 @@ def test_a_model_of_uptake_is_given_uptake(tmp_path):
     assert uptake.volume.array.max() == pytest.approx(25_000 * 60_000 / 1.5e8)
 
 
+def test_a_series_a_table_names_is_read_as_those_of_a_tree(tmp_path):
+    save(tmp_path / "s", pet_of())
+    (tmp_path / "scans.csv").write_text("case,image\na,s\n")
+    (uptake,) = read(tmp_path / "scans.csv", plan(suv=True))
+    assert uptake.volume.array.max() == pytest.approx(25_000 * 60_000 / 1.5e8)
+
+
 def test_a_series_without_what_uptake_needs_is_refused_by_name(tmp_path):
     save(tmp_path / "s", pet_of(PatientWeight=0))
     message = r"s/.*dcm: no SUV: PatientWeight is '0.0'.*trained on SUV; supply the series with its"

@@ -113,7 +113,9 @@ def test_excluded_inputs_are_grouped_by_finding_with_what_to_do(page):
     assert "label_without_image" in text
 
 
-def test_subjects_called_alike_stand_in_the_leakage_audit_without_their_names(page):
+@pytest.mark.usefixtures("undrawn")
+def test_subjects_called_alike_stand_in_the_leakage_audit_without_their_names(tmp_path):
+    _, page = quick(tmp_path)
     said = re.search(r"The test subject (.*) and (.*), who is pretrained on", text_of(page))
     assert said is not None
     assert said[1].startswith("subject-")
