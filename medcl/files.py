@@ -42,7 +42,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Plain JSON; a byte order mark, as other programs write it, is passed over."""
+    return json.loads(Path(path).read_text(encoding="utf-8-sig"))
 
 
 def write_yaml(path: str | Path, value: Any) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +11,11 @@ from pathlib import Path
 from medcl.config import Source
 from medcl.data.cases import COLUMNS
 from medcl.data.checks import Finding
-from medcl.data.entries import Entry, case_name, lonely_label, suffix_of, walk
+from medcl.data.entries import Entry, case_name, listed, lonely_label, stem_of, suffix_of, walk
+from medcl.data.text_table import read_text_table
 from medcl.errors import MedclError
 
+PERSON, MISSING = "participant_id", "n/a"
 # Entities that say which of several derivatives a file is, not which image it was made from.
 OF_DERIVATIVES = {"label", "desc", "seg", "atlas", "space", "res", "den", "hemi"}
 
@@ -29,8 +30,7 @@ class Named:
 
     @classmethod
     def of(cls, path: Path) -> Named | None:
-        stem = path.name[: len(path.name) - len(suffix_of(path.name))]
-        *pairs, suffix = stem.split("_")
+        *pairs, suffix = stem_of(path.name).split("_")
         if not pairs or any("-" not in pair for pair in pairs):
             return None
         return cls(path, dict(pair.split("-", 1) for pair in pairs), suffix)
@@ -60,18 +60,26 @@ def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
             "entities and a suffix, such as acq-highres_T1w"
         )
     asked = _asked(str(source.images), f"{where}.images")
-    images = [named for named in _named(path) if named.is_asked(asked)]
+    named = _named(path)
+    images = [image for image in named if image.is_asked(asked)]
+    if not images:
+        raise MedclError(
+            f"{where}.images: no image in {path} is called *_{source.images}; "
+            f"{_called(named, path)}"
+        )
     labels = _derivatives(path, source.labels, where) if source.labels else []
     people = _participants(path / "participants.tsv")
     marked: dict[Path, list[Path]] = defaultdict(list)
     of_subject: dict[str, list[Named]] = defaultdict(list)
     for label in labels:
         of_subject[label.entities["sub"]].append(label)
-    for image in images:
-        found = [label for label in of_subject[image.entities["sub"]] if label.marks(image)]
-        for label in found:
+    found = [[label for label in of_subject[i.entities["sub"]] if label.marks(i)] for i in images]
+    for image, theirs in zip(images, found, strict=True):
+        for label in theirs:
             marked[label.path].append(image.path)
-        yield _bids_entry(image, found, source, people)
+    for image, theirs in zip(images, found, strict=True):
+        own = [label for label in theirs if len(marked[label.path]) == 1]
+        yield _bids_entry(image, own, source, people)
     for label in labels:
         if len(marked[label.path]) == 1:
             continue
@@ -79,8 +87,8 @@ def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
         if not marked[label.path]:
             yield entry.but(lonely_label(str(label.path)))
         else:
-            named = ", ".join(map(str, marked[label.path]))
-            told = f"{label.path}: fits {len(marked[label.path])} images: {named}"
+            shown = ", ".join(map(str, marked[label.path]))
+            told = f"{label.path}: fits {len(marked[label.path])} images: {shown}"
             remedy = "ask for one of them in `images`, or repeat its entities in the label's name"
             yield entry.but(Finding("label_ambiguous", "error", told, remedy))
 
@@ -135,26 +143,47 @@ def _named(root: Path) -> list[Named]:
 def _derivatives(path: Path, labels: str, where: str) -> list[Named]:
     pipeline, _, text = labels.rpartition("/")
     asked = _asked(text, f"{where}.labels")
-    folders = sorted((path / "derivatives").glob(pipeline or "*"))
+    above = path / "derivatives"
+    folders = sorted(above.glob(pipeline or "*"))
     if not folders:
+        there = sorted(folder.name for folder in above.iterdir()) if above.is_dir() else []
+        hint = f"it has {listed(there)}" if there else "that is where BIDS keeps labels"
         raise MedclError(
-            f"{where}.labels: {path / 'derivatives'} has no folder '{pipeline or '*'}'"
+            f"{where}.labels: {above} has no folder '{pipeline or '*'}'; {hint}; write such as "
+            "manual/dseg"
         )
-    return [named for folder in folders for named in _named(folder) if named.is_asked(asked)]
+    named = [item for folder in folders for item in _named(folder)]
+    if found := [item for item in named if item.is_asked(asked)]:
+        return found
+    raise MedclError(
+        f"{where}.labels: no label in {above} is called *_{text}; {_called(named, above)}"
+    )
+
+
+def _called(named: Sequence[Named], folder: Path) -> str:
+    """The suffixes there are."""
+    if not named:
+        return f"{folder} has no folders sub-* with volumes named as BIDS does; correct the path"
+    suffixes = Counter(item.suffix for item in named)
+    there = (f"{number} *_{name}" for name, number in suffixes.items())
+    return f"there are {listed(there, 12)}; correct it"
 
 
 def _participants(table: Path) -> dict[str, dict[str, str]]:
-    """Columns of participants.tsv by participant."""
+    """Columns of participants.tsv by participant; what BIDS marks as missing is empty."""
     if not table.is_file():
         return {}
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return {
-        row["participant_id"]: {
-            (name if name not in COLUMNS else f"table_{name}"): value or ""
-            for name, value in row.items()
-            if name and name != "participant_id"
+    content = read_text_table(table)
+    if PERSON not in content.header:
+        raise MedclError(
+            f"{table}: no column '{PERSON}', only {', '.join(content.header)}; rename one"
+        )
+    people = {}
+    for _, row in content.rows:
+        values = content.values(row)
+        person = values.pop(PERSON)
+        people[f"sub-{person.removeprefix('sub-')}"] = {
+            (name if name not in COLUMNS else f"table_{name}"): "" if value == MISSING else value
+            for name, value in values.items()
         }
-        for row in rows
-        if row.get("participant_id")
-    }
+    return people

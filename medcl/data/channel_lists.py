@@ -8,6 +8,7 @@ and by nothing else; a case that lacks a channel, or has two files for one, is a
 from __future__ import annotations
 
 import difflib
+import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -93,6 +94,7 @@ def joined(entry: Entry, files: Mapping[str, str | None], channels: Channels) ->
     entry = replace(
         entry, image=image, channels=len(names), names=names, files=there, reference=reference
     )
+    entry = entry.but(*_shared(entry.case, there, "name another file for one of them"))
     return entry.but(_missing(entry, missing)) if missing else entry
 
 
@@ -164,20 +166,21 @@ def _merged(found: Mapping[str, Sequence[Entry]], channels: Channels) -> Entry:
             told = f"{entries[0].label}: was drawn on {name}, not on {names[reference]}; not used"
             remedy = f"set `reference: {name}`, or remove it"
             entry = entry.but(Finding("label_of_other_channel", "warning", told, remedy))
-    for same in _sharing(files):
-        told = f"{entry.case}: one image fits channels {' and '.join(same)}"
-        remedy = "make what `images` says of these channels narrower"
-        entry = entry.but(Finding("channel_used_twice", "error", told, remedy))
+    entry = entry.but(*_shared(entry.case, files, "make what `images` says of these narrower"))
     missing = [name for name in names if name not in found]
     return entry.but(_missing(entry, missing)) if missing else entry
 
 
-def _sharing(files: Sequence[ChannelFile]) -> list[list[str]]:
-    """Names of the channels that one image would fill together."""
+def _shared(case: str, files: Sequence[ChannelFile], remedy: str) -> Iterator[Finding]:
+    """A finding on every image that would fill several channels."""
     by_image: dict[Hashable, list[str]] = {}
     for file in files:  # volumes of one series lie in the same folder
-        by_image.setdefault(id(file.series) if file.series else file.path, []).append(file.name)
-    return [names for names in by_image.values() if len(names) > 1]
+        place = id(file.series) if file.series else os.path.realpath(file.path)
+        by_image.setdefault(place, []).append(file.name)
+    for names in by_image.values():
+        if len(names) > 1:
+            told = f"{case}: one image fits channels {' and '.join(names)}"
+            yield Finding("channel_used_twice", "error", told, remedy)
 
 
 def _missing(entry: Entry, names: Sequence[str]) -> Finding:

@@ -5,6 +5,7 @@ error: the case is quarantined; warning: accepted, and worth a look; info: nothi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from medcl.data.volume import (
     same_grid,
 )
 
+DRIVE = re.compile(r"(?:^|/)([A-Za-z]:[\\/])")  # of Windows
 SPACING_MM = (0.01, 20.0)  # outside: a unit other than mm, or a thumbnail
 
 
@@ -252,7 +254,13 @@ def label_values(array: Integer[np.ndarray, "..."]) -> list[int]:
 
 
 def missing_file(code: str, path: str | Path) -> Finding:
-    return _error(code, f"{path}: no such file", "supply it, or remove the case from the table")
+    if drive := DRIVE.search(str(path)):
+        told = f"{str(path)[drive.start(1) :]}: a path of another computer, no such file here"
+        return _error(code, told, "write it as seen from the table, with / between folders")
+    gone = next((folder for folder in reversed(Path(path).parents) if not folder.exists()), None)
+    why = f" (there is no folder {gone})" if gone else ""
+    remedy = "correct its path, supply it, or remove the case from the table"
+    return _error(code, f"{path}: no such file{why}", remedy)
 
 
 _REWRITE = "write a valid affine with the tool that made the file"

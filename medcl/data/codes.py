@@ -29,13 +29,21 @@ CODES: dict[str, dict[str, Code]] = {
         "missing_label_file": Code(E, "the label that is named is not there", "correct the path"),
         "label_without_image": Code(E, "a label of no image", "supply the image, or remove it"),
         "several_labels": Code(E, "several labels match one image", "make `labels` narrower"),
-        "label_ambiguous": Code(E, "a label may belong to several images", "name their entities"),
+        "label_ambiguous": Code(
+            E, "a label may belong to several images", "make its name, or `labels`, fit one"
+        ),
         "unlabelled": Code(EI, "no label", "error only under `labels: required`: supply one"),
         "duplicate_name": Code(
             EI,
             "several inputs have one name; info: it is one file, used once",
             "rename one, or add {visit} or a column `case`",
         ),
+        "subject_guessed": Code(
+            W,
+            "nothing names the person: a DICOM study, or else the case, counts as one",
+            "give `subject` of the source or a column, or set `subjects: unknown`",
+        ),
+        "row_too_long": Code(E, "more values than columns", "quote values with the separator"),
         "unknown_subject": Code(E, "`subject` finds nothing in the name", "widen the expression"),
         "unknown_modality": Code(E, "the table names no modality", "write a known one"),
         "modality_differs": Code(
@@ -132,6 +140,14 @@ CODES: dict[str, dict[str, Code]] = {
         ),
         "undeclared_label_values": Code(
             E, "values that `classes` does not declare", "add them, or correct the label"
+        ),
+        "class_differs": Code(
+            W,
+            "dataset.json has another name for a value of `classes`, or not the value",
+            "make sure that both mean the same",
+        ),
+        "class_left_out": Code(
+            W, "dataset.json has a value that `classes` has not", "add it, or make labels without"
         ),
         "mask_not_binary": Code(
             E, "several values in the mask of one class", "use {class} for masks only"
@@ -237,6 +253,11 @@ CODES: dict[str, dict[str, Code]] = {
         "damaged_beside": Code(W, "unreadable files lie beside the series", AGAIN),
         "inverted": Code(
             W, "high values are meant to be dark; kept", "invert them if other cases are not so"
+        ),
+        "unit_unknown": Code(
+            W,
+            "predictions: a PET file that does not say its unit; taken as SUV",
+            "make sure that it is",
         ),
         "series_lost": Code(
             E, "predictions: the slices of a converted case are not there", "run ingest again"

@@ -13,8 +13,9 @@ from dataclasses import replace
 from medcl.config import Dataset, Dicom
 from medcl.data.cases import Case
 from medcl.data.channel_lists import Channels
-from medcl.data.entries import Entry
+from medcl.data.entries import Entry, person_of
 from medcl.data.sources import list_entries
+from medcl.data.structures import Naming
 from medcl.errors import MedclError
 
 OF_LABELS = {"label_without_image", "several_labels", "label_ambiguous", "label_of_other_channel"}
@@ -22,7 +23,8 @@ OF_LABELS = {"label_without_image", "several_labels", "label_ambiguous", "label_
 
 def list_dataset(dataset: Dataset, dicom: Dicom) -> list[Entry]:
     """Every input of the labelled dataset."""
-    found = list_entries(dataset.sources, dataset.root, dicom, Channels.of(dataset))
+    channels, naming = Channels.of(dataset), Naming.of(dataset)
+    found = list_entries(dataset.sources, dataset.root, dicom, channels, naming)
     return [replace(entry, dataset=dataset.name) for entry in found]
 
 
@@ -44,19 +46,13 @@ def images_of(dataset: Dataset, dicom: Dicom, channels: Channels) -> list[Entry]
 def joining(dataset: Dataset, dicom: Dicom) -> list[Entry]:
     """Every image of a dataset that is pretrained on, told apart by the dataset's name."""
     name = dataset.name
-    return [
-        replace(
-            entry,
-            case=f"{name}.{entry.case}",
-            subject=f"{name}/{_subject(entry)}",
-            dataset=name,
-        )
-        for entry in images_of(dataset, dicom, Channels.of(dataset))
-    ]
-
-
-def _subject(entry: Entry) -> str:
-    return entry.subject or (entry.series and entry.series.person) or entry.case
+    joined = []
+    for entry in images_of(dataset, dicom, Channels.of(dataset)):
+        subject, guessed = person_of(entry)
+        case = f"{name}.{entry.case}"
+        named = replace(entry, case=case, subject=f"{name}/{subject}", dataset=name)
+        joined.append(named.but(*guessed))
+    return joined
 
 
 def check_alike(name: str, cases: Sequence[Case]) -> None:

@@ -33,10 +33,9 @@ class Rules:
 
     @classmethod
     def of(cls, dataset: Dataset, volumes: Path | None, dicom: Dicom) -> Rules:
-        naming = Naming(dict(dataset.classes), dataset.structures, dataset.ignored_structures)
         drawing = Drawing(dataset.fraction, resample=dataset.label_grid == "any")
         required = dataset.labels == "required"
-        rules = LabelRules(naming, drawing)
+        rules = LabelRules(Naming.of(dataset), drawing)
         channels = {name: dataset.modality_of(name) for name in dataset.channel_names}
         return cls(volumes, dataset.modality, rules, required, dicom, channels)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -90,13 +90,40 @@ def skipped_file(file: Path, source: Source) -> Entry:
     return Entry(case_name(file.name), str(file), source.path).but(finding, skipped=True)
 
 
-def lonely_label(label: str) -> Finding:
-    return Finding(
-        "label_without_image",
-        "error",
-        f"{label}: a label without an image",
-        "supply the image, or remove the label",
-    )
+def lonely_label(
+    label: str, why: str = "", remedy: str = "supply the image, or remove the label"
+) -> Finding:
+    told = f"{label}: a label without an image{f': {why}' if why else ''}"
+    return Finding("label_without_image", "error", told, remedy)
+
+
+def guessed_subject(why: str, remedy: str) -> Finding:
+    return Finding("subject_guessed", "warning", why, remedy)
+
+
+def person_of(entry: Entry) -> tuple[str, list[Finding]]:
+    """Whose case it is: what the source says, else the headers; that it was guessed is told."""
+    series = entry.series
+    if entry.subject or series is None or series.subject:
+        return entry.subject or (series and series.subject) or entry.case, []
+    told = "no PatientID in the headers: the volumes of a study count as one person"
+    if not series.person:
+        told = "neither PatientID nor study in the headers: each volume counts as a person"
+    remedy = "give `subject` of the source, or set `subjects: unknown`"
+    return series.person or entry.case, [guessed_subject(told, remedy)]
+
+
+def listed(names: Iterable[object], most: int = 4) -> str:
+    """The first of several names, and how many more there are."""
+    shown = [str(name) for name in names]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
+
+
+def file_below(folder: Path, text: str) -> Path:
+    """The file a table names, seen from `folder`; a backslash parts folders, as on Windows."""
+    path = folder / text
+    return path if "\\" not in text or path.exists() else folder / text.replace("\\", "/")
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
@@ -120,7 +147,11 @@ def suffix_of(name: str) -> str:
     return next((s for s in sorted(SUFFIXES, reverse=True) if name.lower().endswith(s)), "")
 
 
+def stem_of(name: str) -> str:
+    """A name without the suffix of a volume."""
+    return name[: len(name) - len(suffix_of(name))]
+
+
 def case_name(path: str) -> str:
     """A case name from a relative path: parts joined by _, without the suffix of a volume."""
-    text = path[: len(path) - len(suffix_of(path))]
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-") or "case"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem_of(path)).lstrip("_.-") or "case"

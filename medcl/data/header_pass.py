@@ -13,7 +13,7 @@ from medcl.data.channels import exists, file_of, numbered
 from medcl.data.checks import Finding, align_label, check_grid, check_place, missing_file
 from medcl.data.contract import Rules, add, failed, wrong
 from medcl.data.dicom import Series, read_series
-from medcl.data.entries import ChannelFile, Entry, suffix_of
+from medcl.data.entries import ChannelFile, Entry, person_of, suffix_of
 from medcl.data.headers import read_header
 from medcl.data.labels import OTHER_GRID
 from medcl.data.parallel import Progress, in_processes
@@ -75,7 +75,8 @@ def _judge(entry: Entry, rules: Rules, findings: list[Finding]) -> Entry:
     placed = image is not None and not wrong(findings)
     modalities = _modalities(entry, rules, findings)
     modality = _modality(entry, entry.series, rules.modality, findings)
-    subject = entry.subject or (entry.series and entry.series.person) or entry.case
+    subject, guessed = person_of(entry)
+    add(findings, guessed)
     if not wrong(findings):
         findings += _check_label(entry, image, rules)
     grid = (image.shape, image.spacing, image.orientation) if image and placed else None

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from medcl.config import Dataset, Intensity, PlanKeys
+from medcl.config import Dataset, Dicom, Intensity, PlanKeys
 from medcl.data.body import find_body
 from medcl.data.channels import filled
 from medcl.data.strides import (
@@ -48,6 +48,7 @@ CT_RANGE_HU = (-1024.0, 3071.0)  # twelve bits of HU: what lies outside is metal
 # Per cent of the body's voxels. Uptake worth seeing is in the last per cent of PET.
 LIMITS = {"PET": (0.0, 99.9)}
 LIMITS_OTHERWISE = (1.0, 99.0)
+OF_NO_VOXEL = {"keep_identifiers"}  # of the rules for DICOM: what is recorded, not what is read
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Plan:
     `body_threshold` parts body from air (HU); None: found in each volume. `across` is the axis
     across the slices of a 2-D network, along which volumes keep their spacing; None: 3-D. `inputs`
     are the channels where they have names, `reference` the one whose grid a case has; `intensity`
-    and `body_threshold` are then those of the first.
+    and `body_threshold` are then those of the first. `dicom` says how series became volumes: those
+    of new scans must become so too.
     """
 
     modality: str
@@ -98,6 +100,7 @@ class Plan:
     across: int | None = None
     inputs: tuple[Channel, ...] = ()
     reference: str | None = None
+    dicom: Dicom = field(default_factory=Dicom)
 
     @property
     def intensities(self) -> list[Intensity]:
@@ -143,6 +146,7 @@ class Plan:
             },
             "inputs": [channel.to_dict() for channel in self.inputs],
             "reference": self.reference,
+            "dicom": self.dicom.model_dump(exclude=OF_NO_VOXEL),
             "threads": self.threads,
             "given": list(self.given),
             "fingerprint": self.fingerprint,
@@ -173,6 +177,7 @@ class Plan:
             across=content.get("across"),
             inputs=tuple(map(Channel.from_dict, content.get("inputs", ()))),
             reference=content.get("reference"),
+            dicom=Dicom.model_validate(content.get("dicom", {})),  # absent in plans of old
         )
 
     def preparation_sha256(self) -> str:
@@ -275,6 +280,7 @@ def make_plan(
         across=across,
         inputs=inputs,
         reference=(dataset.reference or names[0]) if names else None,
+        dicom=dataset.dicom.model_copy(update=dict.fromkeys(OF_NO_VOXEL, False)),
     )
 
 

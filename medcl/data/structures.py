@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from medcl.config import Dataset
 from medcl.data.checks import Finding
 from medcl.data.volume import VolumeError
 
@@ -31,9 +32,25 @@ class Naming:
     structures: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ignored: Sequence[str] = ()
 
+    @classmethod
+    def of(cls, dataset: Dataset) -> Naming:
+        return cls(dict(dataset.classes), dataset.structures, dataset.ignored_structures)
+
     def names_of(self, label: str) -> Sequence[str]:
         """The names of a class; a class without any is looked for under its own name."""
         return self.structures.get(label) or [label]
+
+    def knows(self, name: str) -> bool:
+        """Whether a structure of this name is wanted, or known not to be."""
+        return self.classes is None or any(_matches(name, text) for text in self._texts())
+
+    def resembles(self, name: str) -> bool:
+        """Whether it may be another spelling of a structure that is known."""
+        return any(_is_near(name, text) for text in self._texts())
+
+    def _texts(self) -> list[str]:
+        wanted = [name for label in self.classes or () for name in self.names_of(label)]
+        return [*wanted, *self.ignored]
 
 
 def assign(
@@ -127,14 +144,22 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
+def _words(name: str) -> list[str]:
+    return sorted(re.findall(r"[^\W_]+", name.casefold()))
+
+
 def _matches(name: str, pattern: str) -> bool:
     regex = ".*".join(re.escape(part) for part in _fold(pattern).split("*"))
     return re.fullmatch(regex, _fold(name)) is not None
 
 
 def _is_near(name: str, pattern: str) -> bool:
-    """Alike but for spelling; names that differ in a number (L1, L2) are different things."""
+    """Alike but for spelling or the order of words; names that differ in a number (L1, L2) are
+    different things.
+    """
     a, b = _plain(name), _plain(pattern)
+    if _words(name) == _words(pattern):
+        return True
     if re.findall(r"\d+", a) != re.findall(r"\d+", b):
         return False
     return difflib.SequenceMatcher(None, a, b).ratio() >= NEAR

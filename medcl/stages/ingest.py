@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from medcl.config import Dataset, Dicom, load_section
+from medcl.data.case_table import MODALITIES
 from medcl.data.cases import write_cases
 from medcl.data.combined import check_alike, joining, list_dataset
 from medcl.data.contract import Outcome, Rules, wrong
-from medcl.data.entries import Entry
+from medcl.data.entries import Entry, listed
+from medcl.data.guess import guess_sources
 from medcl.data.header_pass import check_headers
-from medcl.data.sources import MODALITIES, guess_sources, list_entries
+from medcl.data.sources import list_entries
 from medcl.data.thumbnails import SIDE, write_thumbnails
 from medcl.data.voxel_pass import check_voxels
 from medcl.errors import MedclError
@@ -80,8 +82,15 @@ def run(args: argparse.Namespace) -> None:
     if args.settings is None or args.check_only:
         _print_table(outcomes)
     _print_summary(outcomes, sources)
+    accepted = any(outcome.status == "accepted" for outcome in outcomes)
+    if args.settings is not None and accepted and not _labelled(outcomes):
+        print(
+            "warning: no accepted case has a label, so the dataset is of use to `pretrain_on` "
+            "alone; labels are found by `labels` of a source, by its folder of labels, or by a "
+            "column `label`"
+        )
     print(f"wrote {', '.join(str(args.out / name) for name in written)}", flush=True)
-    if not any(outcome.status == "accepted" for outcome in outcomes):
+    if not accepted:
         codes = Counter(f.code for o in outcomes for f in o.findings if f.severity == "error")
         reasons = ", ".join(f"{code} ({n})" for code, n in codes.most_common()) or "all skipped"
         raise MedclError(
@@ -218,9 +227,12 @@ def _print_summary(outcomes: Sequence[Outcome], sources: int) -> None:
         f"{counts['quarantined']} quarantined, {counts['skipped']} skipped"
     )
     for severity in ("error", "warning"):
-        told = [(o, f) for o in outcomes for f in o.findings if f.severity == severity]
-        for outcome, finding in told[:SHOWN]:
-            print(f"{severity}: {outcome.entry.case}: {finding.code}: {finding}")
+        told: dict[tuple[str, str], list[str]] = {}  # what is said of many cases is said once
+        for outcome in outcomes:
+            for finding in (f for f in outcome.findings if f.severity == severity):
+                told.setdefault((finding.code, str(finding)), []).append(outcome.entry.case)
+        for (code, text), cases in list(told.items())[:SHOWN]:
+            print(f"{severity}: {listed(cases)}: {code}: {text}")
         if len(told) > SHOWN:
             print(f"and {len(told) - SHOWN} more {severity}s in ingest.json")
     skipped = Counter(f.code for o in outcomes if o.status == "skipped" for f in o.findings)

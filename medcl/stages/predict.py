@@ -13,30 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from medcl.config import Dataset, Predict, load_section
+from medcl.config import Predict, load_section
+from medcl.data.case_table import MODALITIES
 from medcl.data.cases import Case, read_cases
-from medcl.data.channel_lists import Channels
-from medcl.data.channels import assemble, file_of, read_channel, read_image
-from medcl.data.checks import Finding, check_image
-from medcl.data.combined import images_of
-from medcl.data.dicom import Series, read_series
+from medcl.data.channels import file_of, read_image
+from medcl.data.dicom import Series
 from medcl.data.entries import Entry
-from medcl.data.headers import read_header
+from medcl.data.new_scans import SPACING_FACTOR, list_scans, read_scan, shown
 from medcl.data.origin import series_folders, series_of
-from medcl.data.plan import ORIENTATION, Plan
-from medcl.data.preprocess import Geometry
+from medcl.data.plan import Plan
 from medcl.data.segmentation_object import write_segmentation
-from medcl.data.sources import MODALITIES, guess_sources, list_entries
 from medcl.data.splits import read_splits
 from medcl.data.store import inside
-from medcl.data.volume import Volume, VolumeError, reorient, write_nifti
+from medcl.data.volume import Volume, VolumeError, write_nifti
 from medcl.errors import MedclError
 from medcl.files import read_json, write_json
 from medcl.training import checkpoint
 from medcl.training.ensemble import WEIGHTS, Ensemble, load
-
-# A new scan's spacing may differ from the plan's by this factor along each axis.
-SPACING_FACTOR = 3.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +175,7 @@ def _predict_case(
 
 def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
     model = load(_files(args), [args.weights], settings)
-    entries = _entries(Path(args.input), model.plan)
+    entries = list_scans(Path(args.input), model.plan)
     rows = [["case", "modality", "shape", "spacing mm", *model.plan.classes, "seconds"]]
     for entry in entries:
         try:
@@ -199,23 +192,13 @@ def _predict_scans(args: argparse.Namespace, settings: Predict) -> None:
     _print_table(rows)
 
 
-def _entries(path: Path, plan: Plan) -> list[Entry]:
-    """The scans of a file or folder, or those a dataset YAML describes; labels are not read."""
-    channels = Channels(tuple(channel.name for channel in plan.inputs), plan.reference)
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return list_entries(guess_sources(path, labels=False, channels=channels), channels=channels)
-    dataset = load_section(Dataset, str(path))
-    if set(dataset.channel_names) not in (set(), set(channels.names)):
-        raise MedclError(
-            f"{path}: channels: {', '.join(dataset.channel_names)}, the model was trained on "
-            f"{', '.join(channels.names) or 'one image without a name'}; name the same"
-        )
-    return images_of(dataset, dataset.dicom, channels)
-
-
 def _predict_scan(model: Ensemble, entry: Entry, args: argparse.Namespace) -> list[str]:
     """Write the label map of a scan; return its row of the table. Raises MedclError to refuse."""
-    volume, modality, series = _read(entry, model.plan, args)
+    volume, modality, series, told = read_scan(
+        entry, model.plan, modality=args.modality, force=args.force
+    )
+    for finding in told:
+        print(f"predict: {entry.case}: {finding}", flush=True)
     target = _target(entry, args.output)
     files = [file_of(part.path)[0] for part in entry.images]
     if target.exists() and any(target.samefile(file) for file in files):
@@ -235,7 +218,7 @@ def _predict_scan(model: Ensemble, entry: Entry, args: argparse.Namespace) -> li
         for value in model.plan.classes.values()
     ]
     shape = "x".join(map(str, volume.shape))
-    return [entry.case, modality, shape, _shown(volume.spacing), *sizes, f"{found.seconds:.1f}"]
+    return [entry.case, modality, shape, shown(volume.spacing), *sizes, f"{found.seconds:.1f}"]
 
 
 def _write_object(case: str, label: Volume, series: Series, plan: Plan, folder: Path) -> None:
@@ -252,67 +235,6 @@ def _write_object(case: str, label: Volume, series: Series, plan: Plan, folder: 
 
 def _target(entry: Entry, output: str) -> Path:
     return Path(output) / f"{entry.case}.nii.gz"
-
-
-def _read(entry: Entry, plan: Plan, args: argparse.Namespace) -> tuple[Volume, str, Series | None]:
-    """The volume and its modality, judged as ingest does and by what the model was made for."""
-    _refuse(entry.findings, always=entry.skipped)
-    modality_of = {channel.name: channel.modality for channel in plan.inputs}
-    read: list[tuple[Volume, str, Series | None]] = []
-    for part in entry.images:
-        path = Path(part.path)
-        series = part.series or (read_series(path) if path.is_dir() else None)
-        said = series.modality if series and series.modality != "other" else None
-        modality = entry.modality or said or args.modality or "unknown"
-        if not args.force:
-            _check_modality(part.path, modality, modality_of.get(part.name, plan.modality))
-        volume = series.decode() if series else read_channel(part.path)
-        _refuse(check_image(volume, part.path, channels=1 if entry.files else plan.channels))
-        for finding in [] if series else read_header(file_of(part.path)[0])[1]:
-            print(f"predict: {entry.case}: {finding}", flush=True)
-        read.append((volume, modality, series))
-    volume, modality, series = read[entry.reference]
-    if entry.files:
-        volumes = [item[0] for item in read]
-        volume, findings = assemble(entry.case, entry.files, volumes, entry.reference)
-        _refuse(findings)
-        for finding in findings:
-            print(f"predict: {entry.case}: {finding}", flush=True)
-    if not args.force:
-        _check_spacing(str(entry.image), volume, plan)
-    return volume, modality, series
-
-
-def _refuse(findings: Sequence[Finding], *, always: bool = False) -> None:
-    told = [str(finding) for finding in findings if always or finding.severity == "error"]
-    if told:
-        raise MedclError("; ".join(told))
-
-
-def _check_modality(path: str, modality: str, trained_on: str) -> None:
-    if modality not in ("unknown", trained_on) and trained_on != "other":
-        raise MedclError(
-            f"{path}: modality {modality}, the model was trained on {trained_on}; use a model "
-            "of this modality, or --force"
-        )
-
-
-def _check_spacing(path: str, volume: Volume, plan: Plan) -> None:
-    """Compare along the canonical axes, as the plan's spacing is."""
-    spacing = reorient(Geometry.of(volume).volume(), ORIENTATION).spacing
-    seen = plan.fingerprint.get("spacing_range", [plan.spacing, plan.spacing])
-    for mm, planned, fine, coarse in zip(spacing, plan.spacing, *seen, strict=True):
-        low, high = min(planned / SPACING_FACTOR, fine), max(planned * SPACING_FACTOR, coarse)
-        if not low * 0.999 <= mm <= high * 1.001:
-            raise MedclError(
-                f"{path}: spacing {_shown(spacing)} mm (x, y, z), of which {mm:.4g} mm is outside "
-                f"{low:.3g} to {high:.3g} mm, what the model was trained for; use a model for "
-                "such scans, or --force"
-            )
-
-
-def _shown(spacing: Sequence[float]) -> str:
-    return "x".join(f"{mm:.3g}" for mm in spacing)
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

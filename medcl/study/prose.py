@@ -99,7 +99,7 @@ def intensity_words(rule: Mapping[str, Any] | str) -> str:
     return "mean 0 and standard deviation 1 within the body"
 
 
-def audit_words(audit: Mapping[str, Any], show: Any) -> list[str]:
+def audit_words(audit: Mapping[str, Any], show: Any, show_subject: Any) -> list[str]:
     """Findings of the leakage audit; `show` gives the shown name of a case."""
     if not audit:
         return ["The audit has not been made."]
@@ -124,6 +124,12 @@ def audit_words(audit: Mapping[str, Any], show: Any) -> list[str]:
     for item in audit.get("warnings", []):
         cases = listed(show(case) for case in item["cases"])
         found.append(f"One label map belongs to different images of different roles: {cases}.")
+    for item in audit.get("same_names", []):
+        ours, theirs = (show_subject(name) for name in item["subjects"])
+        found.append(
+            f"The {item['roles'][0]} subject {ours} and {theirs}, who is pretrained on in another "
+            "dataset, have one name: they must be two people."
+        )
     if audit.get("unknown_subjects"):
         found.append("Subjects are unknown: two cases of one person may have different roles.")
     return found

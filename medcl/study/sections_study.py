@@ -41,7 +41,7 @@ DIAGNOSTICS = {
 
 def data(results: Results, names: Names) -> Html:
     """Who was in which role, what was excluded and why, the audit and the plan."""
-    audit = prose.audit_words(results.audit, names.case)
+    audit = prose.audit_words(results.audit, names.case, names.subject)
     audit += prose.waived_words(results.audit, names.case)
     return section(
         "Data",

@@ -14,7 +14,8 @@ from medcl.data.cases import Case, read_cases, write_cases
 from medcl.data.channel_lists import Channels
 from medcl.data.channels import filled, read_channel, read_image, stack
 from medcl.data.entries import Entry
-from medcl.data.sources import guess_sources, list_entries
+from medcl.data.guess import guess_sources
+from medcl.data.sources import list_entries
 from medcl.data.volume import Volume, VolumeError
 from medcl.errors import MedclError
 

@@ -126,6 +126,8 @@ def test_entities_narrow_the_images(tree) -> None:
 def test_a_label_that_fits_two_images_is_refused(tree) -> None:
     touch(tree, "derivatives/manual/sub-01/ses-a/anat/sub-01_ses-a_dseg.nii.gz")
     assert "label_ambiguous" in codes(tree, layout="bids", images="T1w", labels="dseg")
+    found = entries(tree, layout="bids", images="T1w", labels="dseg")
+    assert [label for _, _, label, _, visit in found if visit == "ses-a"] == [None, None]
 
 
 def test_a_label_of_no_session_is_not_taken_for_that_of_one(tree) -> None:
@@ -195,3 +197,104 @@ def test_a_table_that_is_none_of_nnssl_is_refused(tmp_path) -> None:
     (tmp_path / "pretrain_data.json").write_text('{"datasets": {"a": {}}}')
     with pytest.raises(MedclError, match="not a table of nnssl"):
         entries(tmp_path, layout="nnssl")
+
+
+# ------------------------------------------------------------- what people get wrong, and read
+
+
+def renamed(root: Path, pattern: str, change) -> None:
+    for file in sorted(root.glob(pattern)):
+        file.rename(file.with_name(change(file.name)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel_names": ["T2"]}, r'must map numbers to names, such as {"0": "T2"}; got'),
+        ({"channel_names": {"T2": "0"}}, r'must map numbers to names, such as {"0": "T2"}; got'),
+        ({"file_ending": ".nii"}, r"`file_ending` is '\.nii' .* holds \.nii\.gz files; correct it"),
+    ],
+)
+def test_a_dataset_json_that_does_not_fit_is_refused_with_what_to_write(raw, changes, message):
+    (raw / "dataset.json").write_text(json.dumps(TWO_CHANNELS | changes))
+    with pytest.raises(MedclError, match=message):
+        entries(raw, layout="nnunet")
+
+
+def test_images_without_a_channels_number_are_told_with_the_name_to_give(raw) -> None:
+    (raw / "imagesTr" / "p_01_0000.nii.gz").rename(raw / "imagesTr" / "p_01.nii.gz")
+    (raw / "imagesTr" / "p_01_0001.nii.gz").unlink()
+    found = list_entries([Source(layout="nnunet", channel=0)], str(raw))
+    (finding,) = next(e for e in found if e.case == "p_01" and not e.skipped).findings
+    assert "imagesTr/p_01.nii.gz has no channel's number; call the image p_01_0000" in str(finding)
+    (raw / "imagesTs" / "p_02_0000.nii.gz").unlink()
+    (raw / "imagesTs" / "p_02_0001.nii.gz").unlink()
+    with pytest.raises(MedclError, match=r"p_01\.nii\.gz: no image .* such as _0000\.nii\.gz"):
+        entries(raw, layout="nnunet")
+
+
+def test_a_label_with_a_channels_number_is_told_with_the_name_to_give(raw) -> None:
+    renamed(raw, "labelsTr/*", lambda name: name.replace(".nii", "_0000.nii"))
+    found = list_entries([Source(layout="nnunet", channel=0)], str(raw))
+    (told,) = [str(e.findings[0]) for e in found if e.image is None]
+    assert told.endswith("labels carry no channel's number: call it p_01.nii.gz")
+
+
+def test_endings_in_capitals_and_a_byte_order_mark_are_read(raw) -> None:
+    for folder in ("imagesTr", "imagesTs", "labelsTr"):
+        renamed(raw, f"{folder}/*", lambda name: name.replace(".nii.gz", ".NII.GZ"))
+    (raw / "dataset.json").write_text("\ufeff" + json.dumps(TWO_CHANNELS), encoding="utf-8")
+    assert entries(raw, layout="nnunet", channel=0) == [
+        ("p_01", "imagesTr/p_01_0000.NII.GZ", "labelsTr/p_01.NII.GZ", None, ""),
+        ("p_02", "imagesTs/p_02_0000.NII.GZ", None, None, ""),
+    ]
+
+
+def test_the_folder_above_is_named_where_the_images_are_given(raw) -> None:
+    with pytest.raises(MedclError, match=f"did you mean {raw}, which holds it"):
+        entries(raw, layout="nnunet", path="imagesTr")
+    (raw / "imagesTr").rename(raw / "images")
+    renamed(raw, "imagesTs", lambda name: "tests")
+    with pytest.raises(MedclError, match="no images in imagesTr or imagesTs; it holds dataset"):
+        entries(raw, layout="nnunet")
+
+
+def test_suffixes_that_are_there_stand_beside_the_one_asked_for(tree) -> None:
+    with pytest.raises(MedclError, match=r"is called \*_T1; there are 4 \*_T1w, 1 \*_T2w"):
+        entries(tree, layout="bids", images="T1")
+    with pytest.raises(MedclError, match=r"is called \*_seg; there are 3 \*_dseg; correct it"):
+        entries(tree, layout="bids", images="T1w", labels="manual/seg")
+    with pytest.raises(MedclError, match=r"no folder 'derivatives/manual'; it has manual; write"):
+        entries(tree, layout="bids", images="T1w", labels="derivatives/manual/dseg")
+    with pytest.raises(MedclError, match="has no folders sub-"):
+        entries(tree, layout="bids", path="derivatives", images="T1w")
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";"])
+def test_participants_are_known_with_and_without_sub_and_na_is_nothing(tree, separator) -> None:
+    text = "\ufeffparticipant_id\tage\tsex\n02\tn/a\tF\nsub-01\t\n".replace("\t", separator)
+    (tree / "participants.tsv").write_text(text, encoding="utf-8")
+    (entry,) = list_entries([Source(layout="bids", images="T2w")], str(tree))
+    assert entry.extra == {"age": "", "sex": "F"}
+    (tree / "participants.tsv").write_text("participant\tage\n02\t7\n")
+    with pytest.raises(MedclError, match="no column 'participant_id', only participant, age"):
+        entries(tree, layout="bids", images="T2w")
+
+
+def test_kinds_of_nnssl_stand_beside_the_one_asked_for_and_backslashes_are_read(tmp_path) -> None:
+    touch(tmp_path, "x/a.nii.gz", "x/b.nii.gz")
+    others = table("$nnssl_raw\\x\\b.nii.gz", "CT") | {"name": "O"}
+    write_table(tmp_path, d=table("x\\a.nii.gz"), o=others)
+    assert [row[1] for row in entries(tmp_path, layout="nnssl")] == ["x/a.nii.gz", "x/b.nii.gz"]
+    with pytest.raises(MedclError, match="has the modality 'T1'; it has T1w, CT; correct it"):
+        entries(tmp_path, layout="nnssl", images="T1")
+
+
+def test_backslashes_in_the_decathlons_table_are_read(tmp_path) -> None:
+    touch(tmp_path, "imagesTr/a_1.nii.gz", "labelsTr/a_1.nii.gz")
+    pair = {"image": ".\\imagesTr\\a_1.nii.gz", "label": ".\\labelsTr\\a_1.nii.gz"}
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"modality": {"0": "T1"}, "training": [pair]})
+    )
+    expected = ("a_1", "imagesTr/a_1.nii.gz", "labelsTr/a_1.nii.gz", None, "")
+    assert entries(tmp_path, layout="msd") == [expected]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medcl.config import Dataset
+from medcl.config import Dataset, Dicom
 from medcl.data.plan import Measured, Plan, make_plan, measure, read_plan
 from medcl.data.volume import Volume
 from medcl.errors import MedclError
@@ -105,6 +105,15 @@ def test_what_a_given_rule_leaves_open_is_filled():
     assert (intensity.low, intensity.high) == (1.0, 99.0)
     with pytest.raises(MedclError, match=r"low 500.0 is not below high 99.0"):
         plan_of(image(), intensity={"rule": "percentiles", "low": 500})
+
+
+def test_how_series_became_volumes_is_kept_for_new_scans():
+    rules = {"suv": True, "several_volumes": "refuse", "keep_identifiers": True}
+    given = dataset("PET").model_copy(update={"dicom": Dicom.model_validate(rules)})
+    plan = make_plan([image()], given, cases=1)
+    assert plan.dicom == Dicom(suv=True, several_volumes="refuse")
+    assert Plan.from_dict(plan.to_dict()) == plan
+    assert plan.preparation_sha256() == plan_of(image(), modality="PET").preparation_sha256()
 
 
 def test_a_plan_in_2d_lays_its_slices_across_the_largest_spacing():

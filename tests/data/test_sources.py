@@ -5,7 +5,8 @@ import pytest
 
 from medcl.config import Source
 from medcl.data.entries import Entry
-from medcl.data.sources import guess_sources, list_entries
+from medcl.data.guess import guess_sources
+from medcl.data.sources import list_entries
 from medcl.errors import MedclError
 
 
@@ -82,7 +83,7 @@ def test_two_labels_for_one_image_are_a_finding(tmp_path):
         ({"images": "{subject}.nii", "subject": "a"}, "a regular expression with a group"),
         ({"images": "{subject}.nii", "exclude": ["a_l"]}, "no case is called 'a_l'; did you mean"),
         ({"images": "{subject}.nii", "modality": "MRI"}, "'MRI' is none of CT, MR"),
-        ({"images": "{subject}.mha"}, "no images in .* check the path, the layout"),
+        ({"images": "{subject}.mha"}, r"no path in .* fits .* holds a_1\.nii; correct the pattern"),
         ({"path": "absent", "images": "{subject}.nii"}, r"sources\[0\]\.path: .*does not exist"),
     ],
 )
@@ -239,6 +240,14 @@ def test_every_folder_with_dicom_is_a_case_named_after_its_way(tmp_path):
 def test_the_layout_of_a_folder_is_guessed(tmp_path, files, layout, images):
     (guessed,) = guess_sources(touch(tmp_path, *files))
     assert (guessed.layout, guessed.images) == (layout, images)
+
+
+def test_labels_are_guessed_only_where_there_are_some_and_they_are_wanted(tmp_path):
+    touch(tmp_path, "images/a.nii", "labels/b.mha")
+    assert guess_sources(tmp_path)[0].labels == "labels/{subject}.mha"
+    assert guess_sources(tmp_path, labels=False)[0].labels is None
+    (tmp_path / "labels" / "b.mha").unlink()
+    assert guess_sources(tmp_path)[0].labels is None
 
 
 def test_what_cannot_be_guessed_is_said(tmp_path):

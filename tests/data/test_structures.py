@@ -46,6 +46,9 @@ def test_another_spelling_of_a_missing_class_is_an_error_with_the_mending() -> N
     assert "'Kidny'" in findings[0].message
     assert "structures.kidney" in findings[0].remedy
     assert "structure_near_miss" not in codes(["liver", "Kidny"], Naming(ORGANS, {}, ["kidny"]))
+    sides = Naming({"left_kidney": 1, "liver": 2})
+    assert "structure_near_miss" in codes(["liver", "kidney_left"], sides)
+    assert "structure_near_miss" not in codes(["liver", "kidney_right"], sides)
 
 
 def test_names_that_differ_in_a_number_are_different_things() -> None:

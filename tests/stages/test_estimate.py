@@ -117,7 +117,7 @@ def test_predictions_are_timed_on_volumes_of_the_plans_size_and_counted_by_the_s
         seen.append(image.shape[1:])
         return predict_probabilities(network, image, crop, **more)
 
-    monkeypatch.setattr("medcl.stages.predict.predict_probabilities", windows)
+    monkeypatch.setattr("medcl.segmentation.inference.predict_probabilities", windows)
     monkeypatch.setattr("medcl.stages.timing.WARM_S", 0.0)
     monkeypatch.setattr("medcl.stages.timing._prediction", slow(timing._prediction))
     planned(tmp_path, [10, 12, 9], tests=50)

@@ -297,6 +297,27 @@ def test_a_run_in_which_nothing_remains_fails_and_says_why(good, capsys):
     assert not (good / "out" / "cases.csv").exists()
 
 
+def test_what_is_said_of_many_cases_is_printed_once(good, capsys):
+    for name in ("a", "b", "c", "d", "e"):
+        put(good / "imagesTr" / f"{name}_0000.nii.gz", image(seed=ord(name)))
+        put(good / "labelsTr" / f"{name}.nii.gz", label(1, 2))
+    labels = {"background": 0, "liver": 1, "lesion": 2}
+    content = {"channel_names": {"0": "T2"}, "file_ending": ".nii.gz", "labels": labels}
+    (good / "dataset.json").write_text(json.dumps(content))
+    ingest_folders(good, sources=[{"layout": "nnunet"}])
+    said = capsys.readouterr().out
+    assert said.count("class_differs") == 1
+    assert "warning: a, b, c, d and 1 more: class_differs:" in said
+
+
+def test_a_dataset_without_any_label_is_told_so(good, capsys):
+    folders = {"layout": "folders", "images": "images/{subject}.nii"}
+    ingest_folders(good, sources=[folders])
+    assert "warning: no accepted case has a label" in capsys.readouterr().out
+    ingest_folders(good)
+    assert "no accepted case" not in capsys.readouterr().out
+
+
 def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(MedclError, match="absent: no such file or folder"):
         run("--source", tmp_path / "absent", "--out", tmp_path / "out")

@@ -217,5 +217,6 @@ def test_values_that_cannot_be_of_the_modality_are_told(dataset):
 
 def test_nothing_left_after_the_headers_fails(tmp_path):
     put(tmp_path / "images" / "far.nii.gz", image(), np.diag([30.0, 1, 1, 1]))
+    sources = [{"layout": "folders", "images": "images/{subject}.nii.gz"}]
     with pytest.raises(MedclError, match=r"implausible_spacing \(1\)"):
-        ingest(tmp_path, "--check-only", "headers")
+        ingest(tmp_path, "--check-only", "headers", sources=sources)

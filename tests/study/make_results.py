@@ -150,6 +150,7 @@ def _tables(folder: Path, fake: Fake) -> Splits:
         "duplicates": [{"kind": "voxels", "cases": twice, "subjects": twice, "roles": ["pool"]}],
         "near_duplicates": [],
         "warnings": [],
+        "same_names": [{"subjects": _called_alike(splits), "roles": ["test", "pool"]}],
         "unknown_subjects": fake.unknown_subjects,
         "waived": list(fake.waived),
         "stopped": False,
@@ -157,6 +158,12 @@ def _tables(folder: Path, fake: Fake) -> Splits:
     }
     write_json(folder / "split/audit.json", audit)
     return splits
+
+
+def _called_alike(splits: Splits) -> list[str]:
+    """A test subject, and one of another dataset with the same name."""
+    name = splits.subjects("test")[0]
+    return [name, f"elsewhere/{name}"]
 
 
 def _case(name: str, subject: str, visit: str, place: Path, labelled: bool) -> Case:

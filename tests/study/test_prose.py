@@ -58,7 +58,7 @@ def test_the_audit_names_duplicates_by_their_shown_names():
         "duplicates": [{"kind": "voxels", "cases": ["a", "b"], "roles": ["pool"]}],
         "unknown_subjects": True,
     }
-    said = " ".join(prose.audit_words(audit, str.upper))
+    said = " ".join(prose.audit_words(audit, str.upper, str))
     assert "twice within the pool: A and B" in said
     assert "No image is stored in two roles" in said
     assert "Subjects are unknown" in said
@@ -66,12 +66,23 @@ def test_the_audit_names_duplicates_by_their_shown_names():
 
 def test_the_audit_tells_of_near_duplicates_or_that_there_are_none():
     near = {"cases": ["a", "b"], "roles": ["pool", "test"], "similarity": 0.971}
-    said = " ".join(prose.audit_words({"near_duplicates": [near]}, str.upper))
+    said = " ".join(prose.audit_words({"near_duplicates": [near]}, str.upper, str))
     assert "Nearly the same image stands under different subjects (pool and test): A and B" in said
     assert "correlation 0.97" in said
     none = "No two subjects have nearly the same image"
-    assert none in " ".join(prose.audit_words({"near_duplicates": []}, str.upper))
-    assert none not in " ".join(prose.audit_words({"near_duplicates": None}, str.upper))
+    assert none in " ".join(prose.audit_words({"near_duplicates": []}, str.upper, str))
+    assert none not in " ".join(prose.audit_words({"near_duplicates": None}, str.upper, str))
+
+
+def test_the_audit_names_subjects_of_two_datasets_that_are_called_alike():
+    same = {"subjects": ["p7", "other/p7"], "roles": ["test", "pool"]}
+    (said,) = [
+        text
+        for text in prose.audit_words({"same_names": [same]}, str, str.upper)
+        if "one name" in text
+    ]
+    assert "The test subject P7 and OTHER/P7, who is pretrained on in another dataset" in said
+    assert not any("one name" in text for text in prose.audit_words({"overlaps": []}, str, str))
 
 
 def test_transfer_is_put_in_words():

@@ -113,6 +113,15 @@ def test_excluded_inputs_are_grouped_by_finding_with_what_to_do(page):
     assert "label_without_image" in text
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_subjects_called_alike_stand_in_the_leakage_audit_without_their_names(tmp_path):
+    _, page = quick(tmp_path)
+    said = re.search(r"The test subject (.*) and (.*), who is pretrained on", text_of(page))
+    assert said is not None
+    assert said[1].startswith("subject-")
+    assert said[2] == "a subject"
+
+
 def test_subjects_of_each_role_are_counted(page):
     assert "pool, labelled 10 10 pool, unlabelled 5 5 validation 4 4 test 8 9" in text_of(page)
     assert "Validation subjects used: 2 with 1 labelled, 2 with 2 labelled and 4 with 4" in page

@@ -1,0 +1,176 @@
+"""nnU-Net's raw folder: imagesTr, imagesTs and labelsTr as dataset.json describes them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medcl.config import Source
+from medcl.data.channel_lists import NONE, Channels, choose, joined
+from medcl.data.checks import Finding
+from medcl.data.entries import (
+    Entry,
+    case_name,
+    file_below,
+    listed,
+    lonely_label,
+    not_used,
+    suffix_of,
+    visible_files,
+)
+from medcl.errors import MedclError
+from medcl.files import read_json
+
+FOLDERS = (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs"))
+
+
+def nnunet(source: Source, path: Path, where: str, channels: Channels = NONE) -> Iterator[Entry]:
+    """Every case of which any channel is there; files of channels that are not used are told."""
+    table = read_description(path / "dataset.json", where, "nnunet")
+    there = _channels(table, path / "dataset.json")
+    chosen = choose(there, source, channels, where)
+    others = [name for name, number in there.items() if number not in chosen.values()]
+    ending = str(table.get("file_ending", ".nii.gz"))
+    by_name = table.get("dataset")
+    if isinstance(by_name, Mapping):  # files anywhere, named one by one
+        found = _listed(by_name, path, chosen)
+    else:
+        found = _in_folders(path, chosen, ending)
+    used: set[Path] = set()
+    for name, images, label in found:
+        used |= {file for file in (*images.values(), label) if file is not None}
+        entry = Entry(case_name(name), None, source.path, str(label) if label else None)
+        if not images:
+            yield entry.but(_lonely(Path(str(label)), name, path, there.values()))
+            continue
+        if len(chosen) == 1:
+            image = next(iter(images.values()))
+            entry = replace(entry, image=str(image), names=channels.names)
+        else:
+            files = {name: str(f) if f.exists() else None for name, f in images.items()}
+            entry = joined(entry, files, channels)
+        if others:
+            shown = ", ".join(f"{number} {name}" for name, number in chosen.items())
+            told = f"{entry.image}: channel {shown} of {len(there)}; {', '.join(others)} left out"
+            entry = entry.but(Finding("channel_chosen", "info", told))
+        yield entry
+    marked = _marked(ending)
+    for entry in not_used(used, source):
+        if not marked.fullmatch(Path(str(entry.image)).name):  # told with their case
+            yield entry
+
+
+def read_description(file: Path, where: str, layout: str) -> dict[str, Any]:
+    """The content of a JSON file that describes a dataset; MedclError where there is none."""
+    try:
+        content = read_json(file)
+    except FileNotFoundError:
+        above = file.parent.parent
+        hint = f"is the layout {layout}? layout folders needs no such file"
+        if (above / file.name).is_file():
+            hint = f"did you mean {above}, which holds it?"
+        raise MedclError(f"{where}.path: no {file}; {hint}") from None
+    except ValueError as error:
+        raise MedclError(f"{file}: not JSON: {error}; correct it there") from None
+    if not isinstance(content, dict):
+        raise MedclError(f"{file}: expected keys and values")
+    return content
+
+
+def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
+    """Name -> number."""
+    named = table.get("channel_names") or table.get("modality") or {"0": "image"}
+    try:
+        return {str(name): int(number) for number, name in dict(named).items()}
+    except (TypeError, ValueError):
+        raise MedclError(
+            f'{file}: `channel_names` must map numbers to names, such as {{"0": "T2"}}; got {named}'
+        ) from None
+
+
+def _listed(
+    by_name: Mapping[str, Any], path: Path, chosen: Mapping[str, int]
+) -> Iterator[tuple[str, dict[str, Path], Path | None]]:
+    for name, item in by_name.items():
+        files = dict(enumerate(item.get("images") or []))
+        images = {key: file_below(path, files.get(number, "")) for key, number in chosen.items()}
+        label = item.get("label")
+        there = any(number in files for number in chosen.values())
+        yield name, images if there else {}, file_below(path, label) if label else None
+
+
+def _in_folders(
+    path: Path, chosen: Mapping[str, int], ending: str
+) -> Iterator[tuple[str, dict[str, Path], Path | None]]:
+    """A case is there if any of its channels is: a missing one is a finding of that case."""
+    content = {
+        name: visible_files(path / name) if (path / name).is_dir() else []
+        for names in FOLDERS
+        for name in names
+    }
+    marked, cut = _marked(ending), len(ending)
+    if not any(marked.fullmatch(file.name) for images, _ in FOLDERS for file in content[images]):
+        raise _no_images(path, content, ending)
+    for images, labels in FOLDERS:
+        label_of = {
+            file.name[:-cut]: file
+            for file in content[labels]
+            if file.name.lower().endswith(ending.lower())
+        }
+        file_of: dict[str, dict[int, Path]] = {}
+        for file in content[images]:
+            if match := marked.fullmatch(file.name):
+                file_of.setdefault(match[1], {})[int(match[2])] = file
+        for name, files in file_of.items():
+            found = {
+                key: files.get(number, path / images / f"{name}_{number:04d}{ending}")
+                for key, number in chosen.items()
+            }
+            yield name, found, label_of.pop(name, None)
+        for name, label in label_of.items():
+            yield name, {}, label
+
+
+def _marked(ending: str) -> re.Pattern[str]:
+    """CASE_0000.nii.gz; the ending in any letter case."""
+    return re.compile(rf"(.+)_(\d{{4}})(?i:{re.escape(ending)})")
+
+
+def _no_images(path: Path, content: Mapping[str, list[Path]], ending: str) -> MedclError:
+    """Why no file is an image of a case."""
+    files = [file for images, _ in FOLDERS for file in content[images]]
+    folders = " or ".join(images for images, _ in FOLDERS)
+    if not files:
+        there = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
+        return MedclError(
+            f"{path}: no images in {folders}; it holds {listed(there)}; correct the path, or "
+            "choose another layout"
+        )
+    endings = Counter(suffix_of(file.name) or file.suffix for file in files)
+    if ending.lower() not in endings:
+        return MedclError(
+            f"{path / 'dataset.json'}: `file_ending` is '{ending}' (.nii.gz if absent), but "
+            f"{files[0].parent} holds {listed(endings)} files; correct it"
+        )
+    return MedclError(
+        f"{files[0]}: no image of {folders} ends in a channel's number, such as _0000{ending}; "
+        "rename them, or use layout folders"
+    )
+
+
+def _lonely(label: Path, name: str, path: Path, numbers: Iterable[int]) -> Finding:
+    """A label without an image: often a number is missing in a name, or stands in the wrong one."""
+    ending = label.name.removeprefix(name)
+    marked = re.fullmatch(r"(.+)_(\d{4})", name)
+    if marked and int(marked[2]) in numbers:
+        remedy = f"labels carry no channel's number: call it {marked[1]}{ending}"
+        return lonely_label(str(label), remedy=remedy)
+    images = {maps: images for images, maps in FOLDERS}.get(label.parent.name, "")
+    if images and (twin := path / images / label.name).is_file():
+        why = f"{twin} has no channel's number"
+        return lonely_label(str(label), why, f"call the image {name}_0000{ending}")
+    return lonely_label(str(label))
