@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from medcl.data.checks import Finding, check_affines, no_orientation
+from medcl.data.detached import check_present
 from medcl.data.volume import (
     Volume,
     VolumeError,
@@ -81,6 +82,7 @@ def _nifti(path: Path) -> tuple[Volume, list[Finding]]:
 def _itk(path: Path) -> tuple[Volume, list[Finding]]:
     import SimpleITK as sitk  # 0.2 s: only for those who need it
 
+    check_present(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,23 +24,17 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from medcl.data.detached import META, NRRD, Digest, MissingVoxelsError, check_present, feed
 from medcl.errors import MedclError
 from medcl.files import replacing
 
 NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+ITK = (*NRRD, *META)
 SUFFIXES = (*NIFTI, *ITK)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Corners of two equal grids may lie this share of a voxel apart: files round their affines (a
 # quaternion in single precision turns a 512-voxel axis by some hundredths of a voxel).
 GRID_TOLERANCE = 0.05
-
-
-@runtime_checkable
-class Digest(Protocol):
-    """What hashlib makes."""
-
-    def update(self, data: bytes, /) -> None: ...
 
 
 class VolumeError(MedclError):
@@ -92,7 +86,8 @@ def read_volume(path: str | Path, *, labels: bool = False, digest: Digest | None
     """Read NIfTI, NRRD or MetaImage: intensities as float32, scaled as the file says.
 
     A fourth axis becomes the channels. With `labels` the values are whole numbers, exact.
-    `digest` is fed the bytes of the file, which is thereby opened once.
+    `digest` is fed the bytes of the file, which is thereby opened once; of a header whose voxels
+    lie in other files, those of all of them, and not their names.
     Raises VolumeError where the file is missing, damaged, flat, complex or in colour, and where
     labels are not whole numbers.
     """
@@ -114,6 +109,12 @@ def reading(path: str | Path) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise VolumeError("missing_image_file", f"{path}: no such file", "check the path") from None
+    except MissingVoxelsError as error:
+        raise VolumeError(
+            "missing_voxel_file",
+            f"{path}: its voxels are in {error.file}, which is not there",
+            "supply it, or correct its name in the header",
+        ) from None
     # All that the readers raise for damaged files; SimpleITK knows only RuntimeError.
     except (
         OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
@@ -210,9 +211,10 @@ def _read_nifti(path: Path, digest: Digest | None) -> tuple[np.ndarray, np.ndarr
 def _read_itk(path: Path, digest: Digest | None) -> tuple[np.ndarray, np.ndarray]:
     import SimpleITK as sitk  # 0.2 s: only for those who need it
 
+    check_present(path)
     image = sitk.ReadImage(str(path))
     if digest is not None:  # its reader takes no bytes
-        digest.update(path.read_bytes())
+        feed(path, digest)
     if "complex" in image.GetPixelIDTypeAsString():
         refuse_type(path, np.dtype(np.complex64))
     dims, vector = image.GetDimension(), image.GetNumberOfComponentsPerPixel() > 1
