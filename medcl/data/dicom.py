@@ -126,7 +126,10 @@ class Series:
         return Volume(array.transpose(2, 1, 0)[None], affine)
 
 
-MENDED = ("slices_interpolated", "tilt_sheared", "two_slices", "duplicate_slices")
+MENDED = (
+    *("slices_interpolated", "slices_missing_at_end", "tilt_sheared", "two_slices"),
+    "duplicate_slices",
+)
 
 
 def _between(array: Num[np.ndarray, "Z Y X"], places: np.ndarray) -> Float32[np.ndarray, "z Y X"]:
