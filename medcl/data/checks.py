@@ -23,6 +23,7 @@ from medcl.data.volume import (
     is_sheared,
     reorient,
     same_grid,
+    turned_grid,
 )
 
 SPACING_MM = (0.01, 20.0)  # outside: a unit other than mm, or a thumbnail
@@ -184,9 +185,9 @@ def align_label(
         return label, findings
     if same_grid(label, image):
         return label, []
-    turned = reorient(label, image.orientation)
+    turned = turned_grid(label, image.orientation)
     if same_grid(turned, image):
-        return turned, [
+        return reorient(label, image.orientation), [
             Finding(
                 "label_reoriented",
                 "info",

@@ -167,13 +167,24 @@ def write_nifti(path: str | Path, volume: Volume) -> None:
 
 def reorient(volume: Volume, orientation: str = "RAS") -> Volume:
     """Permute and flip the axes until they point as asked; voxel values stay untouched."""
+    change, affine = _turn(volume, orientation)
+    return Volume(np.stack([apply_orientation(part, change) for part in volume.array]), affine)
+
+
+def turned_grid(volume: Volume, orientation: str) -> Volume:
+    """The grid of a volume with its axes turned, without its voxels."""
+    change, affine = _turn(volume, orientation)
+    shape = apply_orientation(np.broadcast_to(np.uint8(0), volume.shape), change).shape
+    return blank((1, *shape), affine)
+
+
+def _turn(volume: Volume, orientation: str) -> tuple[np.ndarray, np.ndarray]:
+    """How nibabel turns the axes, and the affine of what is turned."""
     now = io_orientation(volume.affine)
     if np.isnan(now).any():
         raise VolumeError("affine_singular", "the affine has no inverse", "write a valid affine")
     change = ornt_transform(now, axcodes2ornt(tuple(orientation)))
-    array = np.stack([apply_orientation(channel, change) for channel in volume.array])
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
-    return Volume(array, affine)
+    return change, volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
 
 
 def same_grid(a: Volume, b: Volume) -> bool:
