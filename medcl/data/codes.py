@@ -32,6 +32,7 @@ CODES: dict[str, dict[str, Code]] = {
             "supply it, or correct its name in the header",
         ),
         "missing_label_file": Code(E, "the label that is named is not there", "correct the path"),
+        "unusable_name": Code(E, "a path that is no text in UTF-8", "rename it"),
         "label_without_image": Code(E, "a label of no image", "supply the image, or remove it"),
         "several_labels": Code(E, "several labels match one image", "make `labels` narrower"),
         "label_ambiguous": Code(E, "a label may belong to several images", "name their entities"),
@@ -231,6 +232,11 @@ CODES: dict[str, dict[str, Code]] = {
         ),
         "mixed_geometry": Code(
             E, "slices of different size, spacing or line", "supply one acquisition"
+        ),
+        "mixed_kind": Code(
+            E,
+            "slices of several modalities, or some with dark high values",
+            "supply slices of one acquisition, or correct the tag",
         ),
         "several_series": Code(
             E, "several series in one folder", "use layout dicom: it makes each a case"

@@ -1,4 +1,4 @@
-"""Headers whose voxels lie in other files: which files those are.
+"""Where NRRD and MetaImage have their voxels: behind the header or in other files, and if whole.
 
 MetaImage names them behind `ElementDataFile`, NRRD behind `data file`: one file, a list of files,
 or a pattern that is numbered. Both formats allow that under any of their suffixes.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -81,6 +83,65 @@ def feed(path: Path, digest: Digest) -> None:
                 digest.update(data)
 
 
+def check_inflates(path: Path, size: int) -> None:
+    """Raise ValueError or zlib.error where compressed voxels are not `size` bytes or damaged.
+
+    The libraries that read them look at no checksum, or go on with whatever memory holds.
+    """
+    with open(path, "rb") as file:
+        if not _is_compressed(file, meta=path.suffix.lower() in META):
+            return
+        found, total = detached(path), 0
+        for name in found.files if found else ():
+            with open(name, "rb") as part:
+                total += _inflated(part)
+        if found is None:
+            total = _inflated(file)
+    if total < size:
+        raise ValueError(f"its compressed voxels are {total} bytes, {size} are needed")
+
+
+def _is_compressed(file: BinaryIO, *, meta: bool) -> bool:
+    """Whether a stream of zlib follows the header, to whose end this reads."""
+    compressed = False
+    for line in _lines(file):
+        key, value = _field(line)
+        if not meta and not line.strip():
+            break
+        if key == "CompressedData" and meta:
+            compressed = value[:1] in ("T", "t", "1")
+        elif key.lower() == "encoding" and not meta:
+            compressed = value.lower() in ("gz", "gzip")
+        elif key == "ElementDataFile" and meta:
+            break
+        elif key.lower() == "line skip" and value != "0":
+            return False  # something of unknown length stands before the stream
+    return compressed
+
+
+def _inflated(file: BinaryIO) -> int:
+    """How many bytes the rest of a file becomes; raises zlib.error and ValueError for damage."""
+    stream, total = zlib.decompressobj(wbits=47), 0  # either header, of zlib or gzip
+    while not stream.eof and (data := file.read(LONGEST)):
+        total += len(stream.decompress(data))
+    if not stream.eof:
+        raise ValueError("its compressed voxels end early")
+    return total
+
+
+def leaves_axis_open(path: Path) -> bool:
+    """Whether a NRRD header gives directions, but not for three axes."""
+    with open(path, "rb") as file:
+        fields = dict(_field(line) for line in takewhile(bytes.strip, _lines(file)))
+    return fields.get("space directions", "(((").count("(") < 3
+
+
+def _field(line: bytes) -> tuple[str, str]:
+    """Key and value of a line of either format."""
+    key, *values = (part.strip() for part in re.split("[=:]", os.fsdecode(line), maxsplit=1))
+    return key, "".join(values)
+
+
 def _of_meta(file: BinaryIO) -> tuple[bytes, list[str]] | None:
     """The header and the names; `ElementDataFile` is its last line, a list follows it.
 
@@ -88,8 +149,8 @@ def _of_meta(file: BinaryIO) -> tuple[bytes, list[str]] | None:
     """
     header, fields = b"", {}
     for line in _lines(file):
-        key, *values = (part.strip() for part in re.split("[=:]", os.fsdecode(line), maxsplit=1))
-        fields[key] = value = "".join(values)
+        key, value = _field(line)
+        fields[key] = value
         if key != "ElementDataFile":
             header += line
             continue
@@ -117,15 +178,15 @@ def _of_nrrd(file: BinaryIO) -> tuple[bytes, list[str]] | None:
     for line in _lines(file):
         if not line.strip():
             break
-        key, _, value = os.fsdecode(line).partition(":")
-        if key.strip().lower() not in ("data file", "datafile"):
+        key, value = _field(line)
+        if key.lower() not in ("data file", "datafile"):
             header += line
-        elif re.fullmatch(r"LIST(\s+\d+)?", value.strip()):
+        elif re.fullmatch(r"LIST(\s+\d+)?", value):
             return header, _rest(file)
-        elif match := re.fullmatch(r"\s*(\S*%\d*d\S*(?:\s+-?\d+){3})(?:\s+\d+)?\s*", value):
+        elif match := re.fullmatch(r"(\S*%\d*d\S*(?:\s+-?\d+){3})(?:\s+\d+)?", value):
             names = _numbered(match[1])
         else:
-            names = [value.strip()]
+            names = [value]
     return None if names is None else (header, names)
 
 

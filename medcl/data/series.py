@@ -7,7 +7,7 @@ once. What is no volume is refused by name, or skipped if it is a localiser.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from medcl.data.dicom_stack import (
     same_direction,
     stack,
 )
-from medcl.data.volume import VolumeError
+from medcl.data.volume import VolumeError, check_file
 
 SKIPPED = ("not_an_image", "localiser")  # codes of what is left out on purpose
 
@@ -68,6 +68,7 @@ def read_files(paths: Sequence[Path]) -> Files:
     files = Files()
     for path in paths:
         try:
+            check_file(path)
             header = read_header(path)
         except NotDicomError as error:
             files.damaged[path] = error
@@ -122,6 +123,7 @@ def volumes_of(where: str, headers: Sequence[Header], options: Dicom) -> list[Fo
         result: Stack | VolumeError
         shorter: list[Finding] = []
         try:
+            _check_one_kind(where, part)
             shorter = _check_whole(where, part, parts, options)
             result = stack(where, part, options)
         except VolumeError as error:
@@ -131,6 +133,19 @@ def volumes_of(where: str, headers: Sequence[Header], options: Dicom) -> list[Fo
             findings = [*findings, *_told(where, [p for p in planes if p not in part])]
         found.append(Found(tuple(used), name, result, (*findings, *shorter)))
     return found
+
+
+def _check_one_kind(where: str, part: list[Plane]) -> None:
+    """What high values mean must not change from slice to slice."""
+    for keyword in ("Modality", "PhotometricInterpretation"):
+        kinds = Counter(plane.header.text(keyword) for plane in part)
+        if len(kinds) > 1:
+            shown = ", ".join(f"{count} slices of {kind!r}" for kind, count in kinds.most_common())
+            raise VolumeError(
+                "mixed_kind",
+                f"{where}: {keyword} differs from slice to slice ({shown})",
+                "supply slices of one acquisition, or correct the tag",
+            )
 
 
 def _check_whole(

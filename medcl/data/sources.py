@@ -25,7 +25,7 @@ from medcl.data.channel_lists import NONE, Channels, joined, merge, patterns
 from medcl.data.checks import Finding
 from medcl.data.dicom import DEFAULT, is_dicom
 from medcl.data.dicom_entries import dicom_entries
-from medcl.data.entries import Entry
+from medcl.data.entries import Entry, holdable, unlisted
 from medcl.data.entries import case_name as _name
 from medcl.data.entries import lonely_label as _lonely
 from medcl.data.entries import not_used as _not_used
@@ -62,7 +62,7 @@ def list_entries(
                 f"{where}: no images in {path} (layout {source.layout}); "
                 "check the path, the layout and its patterns"
             )
-        found = [_with_subject(entry, source, where) for entry in found]
+        found = [_with_subject(holdable(entry), source, where) for entry in found]
         if source.modality is not None:
             if source.modality not in MODALITIES:
                 raise MedclError(
@@ -187,10 +187,12 @@ def _files(source: Source, path: Path, where: str) -> Iterator[Entry]:
     if path.is_file():
         yield Entry(_name(path.name), str(path), source.path)
         return
-    for _, files in _walk(path):
+    refused: list[OSError] = []
+    for _, files in _walk(path, refused.append):
         for file in files:
             if _suffix(file.name):
                 yield Entry(_name(str(file.relative_to(path))), str(file), source.path)
+    yield from (unlisted(error, source) for error in refused)
 
 
 def _folders(source: Source, path: Path, where: str) -> Iterator[Entry]:

@@ -6,8 +6,10 @@ coordinates are millimetres, RAS+ (x to the right, y to the front, z to the head
 
 from __future__ import annotations
 
+import errno
 import gzip
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,15 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from medcl.data.detached import META, NRRD, Digest, MissingVoxelsError, check_present, feed
+from medcl.data.detached import (
+    META,
+    NRRD,
+    Digest,
+    MissingVoxelsError,
+    check_inflates,
+    check_present,
+    feed,
+)
 from medcl.errors import MedclError
 from medcl.files import replacing
 
@@ -35,6 +45,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Corners of two equal grids may lie this share of a voxel apart: files round their affines (a
 # quaternion in single precision turns a 512-voxel axis by some hundredths of a voxel).
 GRID_TOLERANCE = 0.05
+WHOLE = 1e-5  # share of a label's value by which rounding may move it
 
 
 class VolumeError(MedclError):
@@ -92,8 +103,7 @@ def read_volume(path: str | Path, *, labels: bool = False, digest: Digest | None
     labels are not whole numbers.
     """
     with reading(path):
-        if not Path(path).is_file():
-            raise FileNotFoundError(path)
+        check_file(path)
         read = _read_itk if is_itk(path) else _read_nifti
         array, affine = read(Path(path), digest)
     array = _whole_numbers(path, array) if labels else _single_precision(array)
@@ -125,6 +135,14 @@ def reading(path: str | Path) -> Iterator[None]:
             f"{path}: cannot be read, {type(error).__name__}: {_one_line(error)}",
             "it is damaged or not what its name says: copy it again from its origin",
         ) from None
+
+
+def check_file(path: str | Path) -> None:
+    """Raise FileNotFoundError where nothing is there, OSError for a pipe, which would wait."""
+    if not Path(path).exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if not Path(path).is_file():
+        raise OSError("it is no file")
 
 
 def is_itk(path: str | Path) -> bool:
@@ -224,6 +242,8 @@ def _read_itk(path: Path, digest: Digest | None) -> tuple[np.ndarray, np.ndarray
 
     check_present(path)
     image = sitk.ReadImage(str(path))
+    values = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
+    check_inflates(path, values * image.GetSizeOfPixelComponent())
     if digest is not None:  # its reader takes no bytes
         feed(path, digest)
     if "complex" in image.GetPixelIDTypeAsString():
@@ -286,10 +306,16 @@ def _single_precision(array: np.ndarray) -> np.ndarray:
 
 
 def _whole_numbers(path: str | Path, array: np.ndarray) -> np.ndarray:
-    """Label values as integers; float files are accepted where every value is whole."""
+    """Label values as integers; float files are accepted where every value is whole.
+
+    To WHOLE of the value: a mask stored as 255 times a slope of 1/255 is not quite 1.
+    """
     if array.dtype.kind in "iu":
         return array.astype(array.dtype.newbyteorder("="), copy=False)
-    wrong = array[~(np.isfinite(array) & (array == np.round(array)))]
+    with np.errstate(invalid="ignore"):  # NaN and inf are no whole numbers either
+        whole = np.round(array)
+        near = np.abs(array - whole) <= WHOLE * np.maximum(np.abs(array), 1)
+    wrong = array[~(np.isfinite(array) & near)]
     if wrong.size:
         raise VolumeError(
             "non_integer_label",
@@ -297,7 +323,7 @@ def _whole_numbers(path: str | Path, array: np.ndarray) -> np.ndarray:
             f"the first is {float(wrong[0]):g}",
             "supply class values, not probabilities or interpolated labels",
         )
-    return _fit(array.astype(np.int64))
+    return _fit(whole.astype(np.int64))
 
 
 def _fit(array: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from medcl.data.contract import Rules
 from medcl.data.detached import detached
@@ -132,3 +133,27 @@ def test_voxels_behind_their_header_are_in_no_other_file(folder):
     assert refused(folder / "noise.mhd").code == "unreadable"
     assert detached(folder / "empty.nhdr") is None
     assert detached(folder / "scan.nii.gz") is None
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr"])
+def test_damaged_compressed_voxels_are_never_read(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 3000, (7, 6, 5)).astype(np.int16)
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(noise), str(path), useCompression=True)
+    np.testing.assert_array_equal(read_volume(path).array[0], noise.T)
+    found = detached(path)
+    file = found.files[0] if found else path
+    content = file.read_bytes()
+    for place in range(20, 200, 20):
+        file.write_bytes(content[:-place] + bytes([content[-place] ^ 16]) + content[1 - place :])
+        with pytest.raises(VolumeError) as caught:
+            read_volume(path)
+        assert caught.value.code == "unreadable"
+
+
+def test_voxels_that_are_called_compressed_and_are_not_are_refused(tmp_path):
+    text = META.replace("DimSize", "CompressedData = True\nDimSize") + "ElementDataFile = LOCAL\n"
+    (tmp_path / "a.mha").write_bytes(text.encode() + VOXELS.tobytes())
+    with pytest.raises(VolumeError) as caught:
+        read_volume(tmp_path / "a.mha")
+    assert caught.value.code == "unreadable"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medcl.data.near import near_duplicates
+from medcl.data.near import _neighbours, near_duplicates
 from medcl.data.survey import survey
 from medcl.data.volume import Volume, read_volume
 
@@ -142,3 +142,21 @@ def test_changed_copies_of_them_are_found_and_no_others(hippocampi, change):
     found = near_duplicates(np.stack(pictures), [str(k) for k in range(150 + COPIED)])
     assert [(i, j) for i, j, *_ in found] == [(k, 150 + k) for k in range(COPIED)]
     assert {pair.mirrored for pair in found} == {change.startswith("mirrored")}
+
+
+def test_neighbours_are_those_of_a_slow_loop():
+    pictures = np.stack([picture(blobs(seed, (16, 16, 16))) for seed in range(9)])
+    units = [(p - p.mean()) / np.linalg.norm(p - p.mean()) for p in pictures.astype(float)]
+    names = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0])
+    found = _neighbours(pictures.astype(np.float32), names)
+    for turn, (near, known) in zip((1, -1), found, strict=True):
+        for i, unit in enumerate(units):
+            like = {
+                j: (unit[::turn] * other).sum()
+                for j, other in enumerate(units)
+                if names[j] != names[i]
+            }
+            best = sorted(like, key=like.get, reverse=True)
+            assert near[i, 0] == best[0]
+            assert known[i] == pytest.approx(min(like[j] for j in near[i]), abs=1e-5)
+            assert near[i].tolist() == sorted(near[i], key=like.get, reverse=True)

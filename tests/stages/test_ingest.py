@@ -2,6 +2,7 @@ import argparse
 import gzip
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_objects import write_series
 
 from medcl.data import header_pass, voxel_pass
 from medcl.data.cases import Case, read_cases
@@ -295,6 +297,36 @@ def test_a_run_in_which_nothing_remains_fails_and_says_why(good, capsys):
     assert "error: good: constant:" in capsys.readouterr().out
     assert codes(records(good / "out")["good"]) == ["constant"]
     assert not (good / "out" / "cases.csv").exists()
+
+
+@pytest.mark.parametrize("layout", ["folders", "files"])
+def test_a_name_that_is_no_utf8_is_told_and_the_others_go_on(good, layout):
+    odd = good / "images" / os.fsdecode(b"latin\xe9.nii")
+    odd.write_bytes((good / "images" / "good.nii").read_bytes())
+    changes = {"sources": [{"layout": "files", "path": "images"}]} if layout == "files" else {}
+    cases, record = ingest_folders(good, **changes)
+    assert list(cases) == ["good"]
+    (told,) = [item for item in record.values() if item["status"] == "quarantined"]
+    assert codes(told) == ["unusable_name"]
+    assert r"latin\xe9.nii: no UTF-8" in told["findings"][0]["message"].replace("udce9", "xe9")
+
+
+@pytest.mark.parametrize("layout", ["files", "dicom"])
+def test_a_folder_that_may_not_be_looked_into_is_told(good, monkeypatch, layout):
+    write_series(good / "images" / "open")
+    (good / "images" / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    sources = [{"layout": layout, "path": "images"}]
+    _, record = ingest_folders(good, modality="CT", sources=sources)
+    assert codes(record["closed"]) == ["unreadable"]
+    assert "images/closed: cannot be listed, Permission denied" in str(record["closed"])
 
 
 def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path):
