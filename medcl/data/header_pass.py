@@ -56,8 +56,8 @@ def check_header(entry: Entry, rules: Rules) -> Entry:
         findings.append(replace(told, severity="info") if skipped else told)
         entry = replace(entry, skipped=skipped)
     except OSError as error:
-        told = f"{error.filename or entry.image}: cannot be read, {error.strerror or error}"
-        findings.append(Finding("unreadable", "error", told, "allow reading it, or exclude it"))
+        why = f"{error.filename or entry.image}: cannot be read, {error.strerror or error}"
+        findings.append(Finding("unreadable", "error", why, "allow reading it, or exclude it"))
     except Exception as error:
         findings.append(failed(entry, error))
     return replace(entry, findings=tuple(findings))

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -327,6 +329,32 @@ def test_a_folder_that_may_not_be_looked_into_is_told(good, monkeypatch, layout)
     _, record = ingest_folders(good, modality="CT", sources=sources)
     assert codes(record["closed"]) == ["unreadable"]
     assert "images/closed: cannot be listed, Permission denied" in str(record["closed"])
+
+
+def test_a_series_that_may_not_be_read_is_told(good, monkeypatch):
+    write_series(good / "images" / "closed.nii")
+
+    def closed(*_):
+        raise PermissionError(13, "Permission denied", str(good / "images" / "closed.nii"))
+
+    monkeypatch.setattr(header_pass, "read_series", closed)
+    _, record = ingest_folders(good)
+    assert codes(record["closed"]) == ["unreadable"]
+    assert "closed.nii: cannot be read, Permission denied" in str(record["closed"])
+
+
+def test_names_that_the_terminal_cannot_show_end_no_run(good):
+    put(good / "images" / "ü.nii", np.zeros(SHAPE, np.float32))  # refused, and so printed
+    words = ["ingest", "--settings", settings(good), "--out", str(good / "out")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "medcl", *words],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert r"\xfc.nii: every voxel is 0" in ended.stdout
 
 
 def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path):
