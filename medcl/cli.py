@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 
 STAGES = {
@@ -56,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     from medcl.errors import MedclError
 
+    for stream in (sys.stdout, sys.stderr):  # a name the terminal has no letters for ends no run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         stage.run(parsed)
     except MedclError as error:

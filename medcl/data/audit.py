@@ -114,15 +114,16 @@ def _nearly_same(
     cases = sorted(cases, key=lambda case: case.case)
     pictures = np.stack([thumbnails[case.case] for case in cases])
     found = []
-    for i, j, similarity in near_duplicates(pictures, [case.subject for case in cases]):
-        pair = (cases[i], cases[j])
+    for near in near_duplicates(pictures, [case.subject for case in cases]):
+        pair = (cases[near.first], cases[near.second])
         if pair[0].voxel_sha256 != pair[1].voxel_sha256:
             found.append(
                 {
                     "cases": [case.case for case in pair],
                     "subjects": sorted({case.subject for case in pair}),
                     "roles": _sorted({role[case.case] for case in pair}),
-                    "similarity": round(similarity, 3),
+                    "similarity": round(near.similarity, 3),
+                    "mirrored": near.mirrored,
                 }
             )
     return found
@@ -165,16 +166,21 @@ def _duplicate_reason(found: Finding) -> str:
 def _waived(found: Finding) -> Finding:
     roles = " and ".join(found["roles"])
     message = (
-        f"nearly the same image (correlation {found['similarity']}) stands in {roles} and was let "
+        f"nearly the same image ({_likeness(found)}) stands in {roles} and was let "
         "pass by split.waive in the configuration: test scores may be too good"
     )
     return {"kind": "near_duplicate", "cases": found["cases"], "message": message}
 
 
+def _likeness(found: Finding) -> str:
+    mirrored = ", mirrored from left to right" if found["mirrored"] else ""
+    return f"correlation {found['similarity']}{mirrored}"
+
+
 def _near_reason(found: Finding) -> str:
     return (
         f"audit: cases {', '.join(found['cases'])} of subjects {', '.join(found['subjects'])} are "
-        f"nearly the same image (correlation {found['similarity']}) and are in "
+        f"nearly the same image ({_likeness(found)}) and are in "
         f"{' and '.join(found['roles'])}; look at both, and give them one subject, name one under "
         "`exclude` of its source, or set `split.waive: [near_duplicates]`"
     )

@@ -7,6 +7,7 @@ is NaN there: the intensity rule must not see it, and `filled` gives it the chan
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,14 @@ from scipy import ndimage
 from medcl.data.cases import Case
 from medcl.data.checks import Finding
 from medcl.data.entries import ChannelFile
-from medcl.data.volume import Volume, VolumeError, read_volume, reorient, same_grid
+from medcl.data.volume import (
+    Volume,
+    VolumeError,
+    read_volume,
+    reorient,
+    same_grid,
+    turned_grid,
+)
 from medcl.files import sha256_of
 
 Triple = tuple[int, int, int]
@@ -73,18 +81,37 @@ def stack(volumes: Sequence[Volume], reference: int) -> tuple[Volume, list[float
     """
     grid = volumes[reference]
     array = np.empty((len(volumes), *grid.shape), np.float32)
-    shares: list[float | None] = []
-    for channel, volume in zip(array, volumes, strict=True):
-        turned = volume
-        if not same_grid(volume, grid):
-            turned = reorient(volume, grid.orientation)
-        if same_grid(turned, grid):
-            channel[:] = turned.array[0]
-            shares.append(None)
-        else:
+    shares = [share_shown(volume, grid) for volume in volumes]
+    for channel, volume, share in zip(array, volumes, shares, strict=True):
+        if share is not None:
             channel[:] = _onto(volume, grid.shape, grid.affine)
-            shares.append(1 - float(np.isnan(channel).mean()))
+        elif same_grid(volume, grid):
+            channel[:] = volume.array[0]
+        else:
+            channel[:] = reorient(volume, grid.orientation).array[0]
     return Volume(array, grid.affine), shares
+
+
+def share_shown(volume: Volume, grid: Volume) -> float | None:
+    """The share of the voxels of `grid` whose centres lie in `volume`; no voxel is looked at.
+
+    None where both are one grid, be it with other axes.
+    """
+    if same_grid(volume, grid) or same_grid(turned_grid(volume, grid.orientation), grid):
+        return None
+    change = np.linalg.inv(volume.affine) @ grid.affine
+    x, y = np.arange(grid.shape[0])[:, None], np.arange(grid.shape[1])
+    first = np.zeros(grid.shape[:2])
+    last = np.full(grid.shape[:2], grid.shape[2] - 1.0)
+    for row, length in zip(change[:3], volume.shape, strict=True):  # along z the inside is a range
+        start, low, high = row[0] * x + row[1] * y + row[3], -0.5 - EDGE, length - 0.5 + EDGE
+        if abs(row[2]) * grid.shape[2] < EDGE / 100:
+            last[(start < low) | (start > high)] = -1
+            continue
+        ends = np.sort([(low - start) / row[2], (high - start) / row[2]], axis=0)
+        np.maximum(first, np.ceil(ends[0]), out=first)
+        np.minimum(last, np.floor(ends[1]), out=last)
+    return float(np.maximum(last - first + 1, 0).sum() / math.prod(grid.shape))
 
 
 def filled(volume: Volume) -> Volume:
@@ -105,11 +132,12 @@ def assemble(
     volume, shares = stack(volumes, reference)
     findings: list[Finding] = []
     for file, share in zip(files, shares, strict=True):
-        findings += _told(case, file, share, files[reference].name)
+        findings += check_share(case, file, share, files[reference].name)
     return volume, findings
 
 
-def _told(case: str, file: ChannelFile, share: float | None, reference: str) -> list[Finding]:
+def check_share(case: str, file: ChannelFile, share: float | None, reference: str) -> list[Finding]:
+    """Findings on what share of the reference a channel shows."""
     if share is None:
         return []
     if share == 1:

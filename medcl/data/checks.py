@@ -24,6 +24,7 @@ from medcl.data.volume import (
     is_sheared,
     reorient,
     same_grid,
+    turned_grid,
 )
 
 DRIVE = re.compile(r"(?:^|/)([A-Za-z]:[\\/])")  # of Windows
@@ -186,9 +187,9 @@ def align_label(
         return label, findings
     if same_grid(label, image):
         return label, []
-    turned = reorient(label, image.orientation)
+    turned = turned_grid(label, image.orientation)
     if same_grid(turned, image):
-        return turned, [
+        return reorient(label, image.orientation), [
             Finding(
                 "label_reoriented",
                 "info",

@@ -26,7 +26,13 @@ CODES: dict[str, dict[str, Code]] = {
     "files and tables": {
         "unreadable": Code(E, "damaged, cut off, or not what its name says", AGAIN),
         "missing_image_file": Code(E, "the image that is named is not there", "correct the path"),
+        "missing_voxel_file": Code(
+            E,
+            "the file in which a header (.mhd, .nhdr) has its voxels is not there",
+            "supply it, or correct its name in the header",
+        ),
         "missing_label_file": Code(E, "the label that is named is not there", "correct the path"),
+        "unusable_name": Code(E, "a path that is no text in UTF-8", "rename it"),
         "label_without_image": Code(E, "a label of no image", "supply the image, or remove it"),
         "several_labels": Code(E, "several labels match one image", "make `labels` narrower"),
         "label_ambiguous": Code(
@@ -226,6 +232,11 @@ CODES: dict[str, dict[str, Code]] = {
         "missing_slices": Code(
             E, "slices are missing", "supply them, or set `dicom.allow_missing_slices`"
         ),
+        "slices_missing_at_end": Code(
+            EW,
+            "other volumes of the series go on; warning: kept, and shorter than those",
+            "supply them, or set `dicom.allow_missing_slices`",
+        ),
         "uneven_spacing": Code(
             E, "slices at uneven distances", "supply others, or set `dicom.allow_missing_slices`"
         ),
@@ -237,6 +248,11 @@ CODES: dict[str, dict[str, Code]] = {
         ),
         "mixed_geometry": Code(
             E, "slices of different size, spacing or line", "supply one acquisition"
+        ),
+        "mixed_kind": Code(
+            E,
+            "slices of several modalities, or some with dark high values",
+            "supply slices of one acquisition, or correct the tag",
         ),
         "several_series": Code(
             E, "several series in one folder", "use layout dicom: it makes each a case"

@@ -126,7 +126,10 @@ class Series:
         return Volume(array.transpose(2, 1, 0)[None], affine)
 
 
-MENDED = ("slices_interpolated", "tilt_sheared", "two_slices", "duplicate_slices")
+MENDED = (
+    *("slices_interpolated", "slices_missing_at_end", "tilt_sheared", "two_slices"),
+    "duplicate_slices",
+)
 
 
 def _between(array: Num[np.ndarray, "Z Y X"], places: np.ndarray) -> Float32[np.ndarray, "z Y X"]:
@@ -169,9 +172,14 @@ def _shear(
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file carries the mark of DICOM part 10."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    """Whether it is a file that can be read and carries the mark of DICOM part 10."""
+    if not path.is_file():  # a pipe would wait
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def read_series(folder: str | Path, options: Dicom = DEFAULT) -> Series:

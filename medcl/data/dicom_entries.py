@@ -12,7 +12,7 @@ from medcl.config import Dicom, Source
 from medcl.data.channel_lists import Channels, by_study, merge, patterns
 from medcl.data.checks import Finding
 from medcl.data.dicom_tree import holds_dicom, read_tree
-from medcl.data.entries import Entry, case_name, skipped_file, suffix_of, walk
+from medcl.data.entries import Entry, case_name, skipped_file, suffix_of, unlisted, walk
 from medcl.data.pairing import Pairing, pair
 from medcl.data.series import SKIPPED, read_files
 from medcl.errors import MedclError
@@ -60,7 +60,8 @@ def _is_called(entry: Entry, root: Path, text: str) -> bool:
 def _series(source: Source, path: Path, options: Dicom) -> Iterator[Entry]:
     volumes: list[Path] = []
     tree = {}
-    for folder, files in walk(path):
+    refused: list[OSError] = []
+    for folder, files in walk(path, refused.append):
         volumes += [file for file in files if suffix_of(file.name)]
         tree[folder] = read_files([file for file in files if not suffix_of(file.name)])
     pairing = pair(tree.values(), path, source.labels) if source.labels else Pairing()
@@ -94,3 +95,4 @@ def _series(source: Source, path: Path, options: Dicom) -> Iterator[Entry]:
         yield Entry(name, None, source.path, str(file)).but(finding)
     for file in sorted(volumes):
         yield skipped_file(file, source)
+    yield from (unlisted(error, source) for error in refused)

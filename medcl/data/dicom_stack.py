@@ -45,6 +45,13 @@ def normal_of(plane: Plane) -> Float64[np.ndarray, "3"]:
     return np.cross(np.array(plane.row), np.array(plane.column))
 
 
+def places_along(
+    planes: Sequence[Plane], normal: Float64[np.ndarray, "3"]
+) -> Float64[np.ndarray, " n"]:
+    """Where the planes lie along a normal, in mm, sorted."""
+    return np.sort(np.array([plane.position for plane in planes]) @ normal)
+
+
 def same_direction(a: Plane, b: Plane) -> bool:
     pairs = zip((*a.row, *a.column), (*b.row, *b.column), strict=True)
     return max(abs(x - y) for x, y in pairs) <= SAME_DIRECTION

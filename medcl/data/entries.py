@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -126,16 +126,49 @@ def file_below(folder: Path, text: str) -> Path:
     return path if "\\" not in text or path.exists() else folder / text.replace("\\", "/")
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Folders and their files, sorted, hidden ones left out; links to folders are followed once."""
+def walk(
+    root: Path, unlisted: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Folders and their files, sorted, hidden ones left out; links to folders are followed once.
+
+    `unlisted` is told of every folder that may not be looked into.
+    """
     seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=unlisted, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield Path(folder), [Path(folder, f) for f in sorted(files) if not f.startswith(".")]
+
+
+def unlisted(error: OSError, source: Source) -> Entry:
+    """In the place of all that lies in a folder that may not be looked into."""
+    told = f"{error.filename}: cannot be listed, {error.strerror}"
+    remedy = "allow reading it, or move it out of the dataset"
+    entry = Entry(case_name(Path(error.filename).name), error.filename, source.path)
+    return entry.but(Finding("unreadable", "error", told, remedy))
+
+
+def holdable(entry: Entry) -> Entry:
+    """The entry, or what stands in its place where no table of text can hold its paths."""
+    paths = [entry.image, entry.label, *(path for _, path in entry.parts)]
+    paths += [file.path for file in entry.files]
+    wrong = next((path for path in paths if path and not _is_text(path)), None)
+    if wrong is None:
+        return entry
+    shown = wrong.encode("utf-8", "backslashreplace").decode()
+    finding = Finding("unusable_name", "error", f"{shown}: no UTF-8", "rename it")
+    return Entry(entry.case, shown, entry.source, dataset=entry.dataset).but(finding)
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def visible_files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medcl.config import Source
 from medcl.data.checks import Finding
-from medcl.data.entries import Entry, case_name, lonely_label, not_used, suffix_of, walk
+from medcl.data.entries import Entry, case_name, lonely_label, not_used, suffix_of, unlisted, walk
 from medcl.data.patterns import Pattern, Reading, key_of
 from medcl.data.structures import Naming
 from medcl.errors import MedclError
@@ -22,10 +22,12 @@ def files(source: Source, path: Path, where: str) -> Iterator[Entry]:
     if path.is_file():
         yield Entry(case_name(path.name), str(path), source.path)
         return
-    for _, found in walk(path):
+    refused: list[OSError] = []
+    for _, found in walk(path, refused.append):
         for file in found:
             if suffix_of(file.name):
                 yield Entry(case_name(str(file.relative_to(path))), str(file), source.path)
+    yield from (unlisted(error, source) for error in refused)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medcl.data.channels import exists, file_of, numbered
+from medcl.data.channels import check_share, exists, file_of, numbered, share_shown
 from medcl.data.checks import Finding, align_label, check_grid, check_place, missing_file
 from medcl.data.contract import Rules, add, failed, wrong
 from medcl.data.dicom import Series, read_series
@@ -55,6 +55,9 @@ def check_header(entry: Entry, rules: Rules) -> Entry:
         told = Finding.of(error)
         findings.append(replace(told, severity="info") if skipped else told)
         entry = replace(entry, skipped=skipped)
+    except OSError as error:
+        why = f"{error.filename or entry.image}: cannot be read, {error.strerror or error}"
+        findings.append(Finding("unreadable", "error", why, "allow reading it, or exclude it"))
     except Exception as error:
         findings.append(failed(entry, error))
     return replace(entry, findings=tuple(findings))
@@ -73,6 +76,8 @@ def _judge(entry: Entry, rules: Rules, findings: list[Finding]) -> Entry:
     grids = [_check_image(part, entry.channels_each, findings) for part in entry.images]
     image = grids[entry.reference]
     placed = image is not None and not wrong(findings)
+    if image is not None and placed and entry.files:
+        add(findings, _check_channels(entry, grids, image))
     modalities = _modalities(entry, rules, findings)
     modality = _modality(entry, entry.series, rules.modality, findings)
     subject, guessed = person_of(entry)
@@ -111,6 +116,19 @@ def _check_image(part: ChannelFile, channels: int, findings: list[Finding]) -> V
     image = blank((1, columns, rows, slices), series.stack.affine)
     add(findings, check_place(image, part.path))
     return image
+
+
+def _check_channels(
+    entry: Entry, grids: Sequence[Volume | None], reference: Volume
+) -> list[Finding]:
+    """Whether each channel shows enough of the reference."""
+    name = entry.files[entry.reference].name
+    return [
+        finding
+        for part, grid in zip(entry.files, grids, strict=True)
+        if grid is not None
+        for finding in check_share(entry.case, part, share_shown(grid, reference), name)
+    ]
 
 
 def _modalities(entry: Entry, rules: Rules, findings: list[Finding]) -> tuple[str, ...]:

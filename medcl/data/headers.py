@@ -15,10 +15,12 @@ import nibabel as nib
 import numpy as np
 
 from medcl.data.checks import Finding, check_affines, no_orientation
+from medcl.data.detached import NRRD, check_present, leaves_axis_open
 from medcl.data.volume import (
     Volume,
     VolumeError,
     blank,
+    check_file,
     grid_of,
     is_itk,
     itk_grid,
@@ -38,6 +40,7 @@ def read_header(path: str | Path) -> tuple[Volume, list[Finding]]:
     """
     path = Path(path)
     with reading(path):
+        check_file(path)
         return _itk(path) if is_itk(path) else _nifti(path)
 
 
@@ -56,7 +59,12 @@ def _inflated(file: BinaryIO, size: int) -> bytes:
     stream = zlib.decompressobj(wbits=31)
     out = b""
     while len(out) < size and (data := file.read(CHUNK)):
-        out += stream.decompress(stream.unconsumed_tail + data, size - len(out))
+        data = stream.unconsumed_tail + data
+        while data and len(out) < size:
+            out += stream.decompress(data, size - len(out))
+            data = b""
+            if stream.eof:  # another member may follow
+                data, stream = stream.unused_data, zlib.decompressobj(wbits=31)
     return out
 
 
@@ -81,11 +89,17 @@ def _nifti(path: Path) -> tuple[Volume, list[Finding]]:
 def _itk(path: Path) -> tuple[Volume, list[Finding]]:
     import SimpleITK as sitk  # 0.2 s: only for those who need it
 
+    check_present(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
         refuse_type(path, np.dtype(np.complex64))
     volume = blank(*itk_grid(path, reader, reader.GetNumberOfComponents()))
-    silent = path.suffix.lower() in (".nrrd", ".nhdr") and not reader.HasMetaDataKey("NRRD_space")
-    return volume, [no_orientation(path, "its header names no space")] if silent else []
+    if path.suffix.lower() not in NRRD:
+        return volume, []
+    if not reader.HasMetaDataKey("NRRD_space"):
+        return volume, [no_orientation(path, "its header names no space")]
+    if leaves_axis_open(path):
+        return volume, [no_orientation(path, "its header gives an axis no direction")]
+    return volume, []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
@@ -17,11 +18,11 @@ from medcl.data.cases import Case
 from medcl.data.channels import file_of
 from medcl.data.checks import Finding
 from medcl.data.contract import Outcome, Rules
+from medcl.data.detached import detached
 from medcl.data.entries import Entry
 from medcl.files import replacing, sha256_of
 
-VERSION = 1  # of the checks of voxels: raise it when they find something else
-DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
+VERSION = 2  # of the checks of voxels: raise it when they find something else
 
 
 def key_of(entry: Entry, rules: Rules) -> str:
@@ -147,9 +148,9 @@ def _files_of(entry: Entry) -> Iterator[str]:
 
 def _with_voxels(path: str) -> Iterator[str]:
     yield path
-    if path.lower().endswith(DETACHED):
-        beside = Path(path).parent.glob(f"{Path(path).stem}.*")
-        yield from sorted(str(file) for file in beside if str(file) != path)
+    with suppress(OSError, ValueError):  # what is wrong with a header is told as it is read
+        found = detached(Path(path))
+        yield from map(str, found.files if found else ())
 
 
 def _stamp(path: str) -> list[Any] | None:

@@ -147,4 +147,4 @@ def _on_grid(
 
 def is_object(path: str) -> bool:
     """A DICOM file, whatever its name; label maps are known by their suffix."""
-    return not suffix_of(path) and Path(path).is_file() and is_dicom(Path(path))
+    return not suffix_of(path) and is_dicom(Path(path))

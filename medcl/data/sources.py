@@ -24,7 +24,7 @@ from medcl.data.checks import Finding
 from medcl.data.class_names import compare_classes
 from medcl.data.dicom import DEFAULT
 from medcl.data.dicom_entries import dicom_entries
-from medcl.data.entries import Entry
+from medcl.data.entries import Entry, holdable
 from medcl.data.folders import files, folders
 from medcl.data.layouts import msd, nnssl
 from medcl.data.nnunet import nnunet
@@ -62,7 +62,7 @@ def list_entries(
                 f"{where}: no images in {path} (layout {source.layout}); "
                 "check the path, the layout and its patterns"
             )
-        found = [_with_subject(entry, source, where) for entry in found]
+        found = [_with_subject(holdable(entry), source, where) for entry in found]
         if source.layout in ("msd", "nnunet") and naming.classes is not None:
             told = compare_classes(path / "dataset.json", naming.classes)
             found = [entry.but(*told) if entry.image and entry.label else entry for entry in found]

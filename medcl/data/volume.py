@@ -6,15 +6,17 @@ coordinates are millimetres, RAS+ (x to the right, y to the front, z to the head
 
 from __future__ import annotations
 
+import errno
 import gzip
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,23 +26,26 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from medcl.data.detached import (
+    META,
+    NRRD,
+    Digest,
+    MissingVoxelsError,
+    check_inflates,
+    check_present,
+    feed,
+)
 from medcl.errors import MedclError
 from medcl.files import replacing
 
 NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+ITK = (*NRRD, *META)
 SUFFIXES = (*NIFTI, *ITK)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Corners of two equal grids may lie this share of a voxel apart: files round their affines (a
 # quaternion in single precision turns a 512-voxel axis by some hundredths of a voxel).
 GRID_TOLERANCE = 0.05
-
-
-@runtime_checkable
-class Digest(Protocol):
-    """What hashlib makes."""
-
-    def update(self, data: bytes, /) -> None: ...
+WHOLE = 1e-5  # share of a label's value by which rounding may move it
 
 
 class VolumeError(MedclError):
@@ -92,13 +97,13 @@ def read_volume(path: str | Path, *, labels: bool = False, digest: Digest | None
     """Read NIfTI, NRRD or MetaImage: intensities as float32, scaled as the file says.
 
     A fourth axis becomes the channels. With `labels` the values are whole numbers, exact.
-    `digest` is fed the bytes of the file, which is thereby opened once.
+    `digest` is fed the bytes of the file, which is thereby opened once; of a header whose voxels
+    lie in other files, those of all of them, and not their names.
     Raises VolumeError where the file is missing, damaged, flat, complex or in colour, and where
     labels are not whole numbers.
     """
     with reading(path):
-        if not Path(path).is_file():
-            raise FileNotFoundError(path)
+        check_file(path)
         read = _read_itk if is_itk(path) else _read_nifti
         array, affine = read(Path(path), digest)
     array = _whole_numbers(path, array) if labels else _single_precision(array)
@@ -114,6 +119,12 @@ def reading(path: str | Path) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise VolumeError("missing_image_file", f"{path}: no such file", "check the path") from None
+    except MissingVoxelsError as error:
+        raise VolumeError(
+            "missing_voxel_file",
+            f"{path}: its voxels are in {error.file}, which is not there",
+            "supply it, or correct its name in the header",
+        ) from None
     # All that the readers raise for damaged files; SimpleITK knows only RuntimeError.
     except (
         OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
@@ -124,6 +135,14 @@ def reading(path: str | Path) -> Iterator[None]:
             f"{path}: cannot be read, {type(error).__name__}: {_one_line(error)}",
             "it is damaged or not what its name says: copy it again from its origin",
         ) from None
+
+
+def check_file(path: str | Path) -> None:
+    """Raise FileNotFoundError where nothing is there, OSError for a pipe, which would wait."""
+    if not Path(path).exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if not Path(path).is_file():
+        raise OSError("it is no file")
 
 
 def is_itk(path: str | Path) -> bool:
@@ -166,13 +185,24 @@ def write_nifti(path: str | Path, volume: Volume) -> None:
 
 def reorient(volume: Volume, orientation: str = "RAS") -> Volume:
     """Permute and flip the axes until they point as asked; voxel values stay untouched."""
+    change, affine = _turn(volume, orientation)
+    return Volume(np.stack([apply_orientation(part, change) for part in volume.array]), affine)
+
+
+def turned_grid(volume: Volume, orientation: str) -> Volume:
+    """The grid of a volume with its axes turned, without its voxels."""
+    change, affine = _turn(volume, orientation)
+    shape = apply_orientation(np.broadcast_to(np.uint8(0), volume.shape), change).shape
+    return blank((1, *shape), affine)
+
+
+def _turn(volume: Volume, orientation: str) -> tuple[np.ndarray, np.ndarray]:
+    """How nibabel turns the axes, and the affine of what is turned."""
     now = io_orientation(volume.affine)
     if np.isnan(now).any():
         raise VolumeError("affine_singular", "the affine has no inverse", "write a valid affine")
     change = ornt_transform(now, axcodes2ornt(tuple(orientation)))
-    array = np.stack([apply_orientation(channel, change) for channel in volume.array])
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
-    return Volume(array, affine)
+    return change, volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
 
 
 def same_grid(a: Volume, b: Volume) -> bool:
@@ -210,9 +240,12 @@ def _read_nifti(path: Path, digest: Digest | None) -> tuple[np.ndarray, np.ndarr
 def _read_itk(path: Path, digest: Digest | None) -> tuple[np.ndarray, np.ndarray]:
     import SimpleITK as sitk  # 0.2 s: only for those who need it
 
+    check_present(path)
     image = sitk.ReadImage(str(path))
+    values = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
+    check_inflates(path, values * image.GetSizeOfPixelComponent())
     if digest is not None:  # its reader takes no bytes
-        digest.update(path.read_bytes())
+        feed(path, digest)
     if "complex" in image.GetPixelIDTypeAsString():
         refuse_type(path, np.dtype(np.complex64))
     dims, vector = image.GetDimension(), image.GetNumberOfComponentsPerPixel() > 1
@@ -273,10 +306,16 @@ def _single_precision(array: np.ndarray) -> np.ndarray:
 
 
 def _whole_numbers(path: str | Path, array: np.ndarray) -> np.ndarray:
-    """Label values as integers; float files are accepted where every value is whole."""
+    """Label values as integers; float files are accepted where every value is whole.
+
+    To WHOLE of the value: a mask stored as 255 times a slope of 1/255 is not quite 1.
+    """
     if array.dtype.kind in "iu":
         return array.astype(array.dtype.newbyteorder("="), copy=False)
-    wrong = array[~(np.isfinite(array) & (array == np.round(array)))]
+    with np.errstate(invalid="ignore"):  # NaN and inf are no whole numbers either
+        whole = np.round(array)
+        near = np.abs(array - whole) <= WHOLE * np.maximum(np.abs(array), 1)
+    wrong = array[~(np.isfinite(array) & near)]
     if wrong.size:
         raise VolumeError(
             "non_integer_label",
@@ -284,7 +323,7 @@ def _whole_numbers(path: str | Path, array: np.ndarray) -> np.ndarray:
             f"the first is {float(wrong[0]):g}",
             "supply class values, not probabilities or interpolated labels",
         )
-    return _fit(array.astype(np.int64))
+    return _fit(whole.astype(np.int64))
 
 
 def _fit(array: np.ndarray) -> np.ndarray:

@@ -75,7 +75,8 @@ def _say(cases: Sequence[Case], splits: Splits, audited: dict, out: Path) -> Non
     for found in audited["near_duplicates"] or ():
         roles = " and ".join(found["roles"])
         waived = ", waived" if len(found["roles"]) > 1 else ""
-        print(f"  nearly the same image ({roles}{waived}): {', '.join(found['cases'])}")
+        mirrored = ", mirrored" if found["mirrored"] else ""
+        print(f"  nearly the same image ({roles}{mirrored}{waived}): {', '.join(found['cases'])}")
     for found in audited["warnings"]:
         print(f"  one label map for different images across roles: {', '.join(found['cases'])}")
     for found in audited["same_names"]:

@@ -115,12 +115,15 @@ def audit_words(audit: Mapping[str, Any], show: Any, show_subject: Any) -> list[
         found.append(f"The same voxels stand twice within the {item['roles'][0]}: {cases}.")
     for item in audit.get("near_duplicates") or ():
         cases, roles = listed(show(case) for case in item["cases"]), listed(item["roles"])
+        mirrored = ", mirrored from left to right" if item.get("mirrored") else ""
         found.append(
             f"Nearly the same image stands under different subjects ({roles}): {cases}, "
-            f"correlation {item['similarity']:.2f}."
+            f"correlation {item['similarity']:.2f}{mirrored}."
         )
     if audit.get("near_duplicates") == []:
-        found.append("No two subjects have nearly the same image (re-saved, scaled or cut).")
+        found.append(
+            "No two subjects have nearly the same image (re-saved, scaled, cut or mirrored)."
+        )
     for item in audit.get("warnings", []):
         cases = listed(show(case) for case in item["cases"])
         found.append(f"One label map belongs to different images of different roles: {cases}.")

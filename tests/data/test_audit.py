@@ -130,6 +130,12 @@ def test_nearly_the_same_images_of_two_subjects_in_two_roles_stop_the_run():
         "cases a, c of subjects subject of a, subject of c are nearly the same" in found["reason"]
     )
     assert "split.waive: [near_duplicates]" in found["reason"]
+    assert not near["mirrored"]
+    thumbnails["c"] = thumbnails["c"][::-1]
+    found = audit(cases, splits(a="pool", b="pool", c="test"), SPLIT, thumbnails=thumbnails)
+    assert found["near_duplicates"][0]["mirrored"]
+    assert "nearly the same image (correlation 0.99" in found["reason"]
+    assert ", mirrored from left to right) and are in pool and test" in found["reason"]
 
 
 def test_near_duplicates_pass_where_they_are_waived_and_that_is_told():

@@ -12,11 +12,11 @@ from dicom_objects import write_series
 from medcl.config import ConfigError, Dataset, Source, load_section
 from medcl.data.cases import Case, read_cases, write_cases
 from medcl.data.channel_lists import Channels
-from medcl.data.channels import filled, read_channel, read_image, stack
+from medcl.data.channels import filled, read_channel, read_image, share_shown, stack
 from medcl.data.entries import Entry
 from medcl.data.guess import guess_sources
 from medcl.data.sources import list_entries
-from medcl.data.volume import Volume, VolumeError
+from medcl.data.volume import Volume, VolumeError, blank, turned_grid
 from medcl.errors import MedclError
 
 BOTH = Channels(("T2", "ADC"))
@@ -76,6 +76,28 @@ def test_what_a_channel_does_not_show_gets_its_least_value():
     array = np.array([[1, np.nan, 3], [np.nan, np.nan, np.nan], [4, 5, 6]], np.float32)
     found = filled(Volume(array[:, :, None, None], np.eye(4))).array[:, :, 0, 0]
     np.testing.assert_array_equal(found, [[1, 1, 3], [0, 0, 0], [4, 5, 6]])
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 27, 180])
+@pytest.mark.parametrize("offset", [(0, 0, 0), (4.1, -2.3, 5.2), (-3, 30, 0), (0.5, 0.5, 0.5)])
+def test_the_share_that_a_channel_shows_is_that_of_the_voxels_in_it(degrees, offset):
+    grid = blank((1, 9, 8, 7), turned(10, (1.0, 1.5, 2.0), (5, 5, 5)))
+    place = tuple(5 + mm for mm in offset)
+    tilt = np.eye(4)[[0, 2, 1, 3]] @ turned(degrees / 2, (1, 1, 1), (0, 0, 0))
+    other = blank((1, 6, 9, 5), turned(10 + degrees, (1.5, 1.0, 2.5), place) @ tilt)
+    shown = share_shown(other, grid)
+    inside = 0
+    for voxel in np.ndindex(grid.shape):
+        mm = grid.affine @ [*voxel, 1]
+        where = (np.linalg.inv(other.affine) @ mm)[:3]
+        inside += all(-0.5001 <= at <= n - 0.4999 for at, n in zip(where, other.shape, strict=True))
+    assert shown == pytest.approx(inside / (9 * 8 * 7), abs=1e-9)
+
+
+def test_a_channel_on_the_grid_of_the_reference_is_not_measured():
+    grid = blank((1, 9, 8, 7), turned(10, (1.0, 1.5, 2.0), (5, 5, 5)))
+    for axes in ("LPS", "SRA", grid.orientation):
+        assert share_shown(turned_grid(grid, axes), grid) is None
 
 
 def test_a_volume_of_a_file_is_named_by_its_number(tmp_path):

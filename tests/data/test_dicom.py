@@ -229,6 +229,18 @@ def test_one_odd_slice_refuses_the_series_by_name(tmp_path, changes, code):
     assert error.code == code
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("Modality", "MR"), ("PhotometricInterpretation", "MONOCHROME1")]
+)
+def test_slices_of_several_kinds_are_no_volume(tmp_path, keyword, value):
+    slices = series_of(5)
+    setattr(slices[3], keyword, value)
+    error = refusal(save(tmp_path / "s", slices))
+    assert error.code == "mixed_kind"
+    assert f"{keyword} differs from slice to slice" in error.message
+    assert f"1 slices of '{value}'" in error.message
+
+
 def test_slices_of_another_size_are_mixed_geometry(tmp_path):
     slices = series_of()
     slices[1] = a_slice(list(slices[1].ImagePositionPatient), np.zeros((3, 2)))

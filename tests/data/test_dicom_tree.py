@@ -145,14 +145,48 @@ def test_time_points_without_a_tag_follow_the_instance_numbers(tmp_path, by_time
     assert entries["p_t2"].series.decode().array.min() == 0
 
 
-def test_a_volume_that_lacks_a_slice_of_its_series_is_refused_and_the_other_kept(tmp_path):
-    short = alike(series_of(5), DiffusionBValue=800.0)[:4]
-    put(tmp_path / "p", [*alike(series_of(5), DiffusionBValue=0.0), *short])
+def lacking(*numbers: int, value: float = 800.0) -> list[Dataset]:
+    """A volume of five slices, 3 mm apart from 10 mm on along the normal, but for some of them."""
+    whole = alike(series_of(5), DiffusionBValue=value)
+    return [ds for number, ds in enumerate(whole) if number not in numbers]
+
+
+@pytest.mark.parametrize(
+    ("gone", "code", "told"),
+    [
+        ([4], "slices_missing_at_end", "lacks the last 1 of 5 slices (at 22 mm)"),
+        ([0, 1], "slices_missing_at_end", "lacks the first 2 of 5 slices (at 10 to 13 mm)"),
+        ([0, 4], "slices_missing_at_end", "(at 10 mm) and the last 1 of 5 slices (at 22 mm)"),
+        ([2], "missing_slices", "1 of 5 slices are missing in a volume of the series"),
+    ],
+)
+def test_a_volume_that_lacks_slices_of_its_series_is_refused_and_the_other_kept(
+    tmp_path, gone, code, told
+):
+    put(tmp_path / "p", [*lacking(value=0.0), *lacking(*gone)])
     entries = tree(tmp_path)
-    assert {name: codes(entry) for name, entry in entries.items()} == {
-        "p_b0": [],
-        "p_b800": ["missing_slices"],
-    }
+    assert {name: codes(entry) for name, entry in entries.items()} == {"p_b0": [], "p_b800": [code]}
+    (finding,) = entries["p_b800"].findings
+    assert finding.severity == "error"
+    assert told in finding.message
+    assert "dicom.allow_missing_slices" in finding.remedy
+
+
+def test_volumes_that_lack_different_ends_are_both_told(tmp_path):
+    put(tmp_path / "p", [*lacking(4, value=0.0), *lacking(0)])
+    entries = tree(tmp_path)
+    assert codes(entries["p_b0"]) == codes(entries["p_b800"]) == ["slices_missing_at_end"]
+
+
+def test_a_volume_that_lacks_its_last_slices_is_kept_and_marked_where_that_is_allowed(tmp_path):
+    put(tmp_path / "p", [*lacking(value=0.0), *lacking(1, 4)])
+    entries = tree(tmp_path, allow_missing_slices=True)
+    assert codes(entries["p_b0"]) == []
+    assert codes(entries["p_b800"]) == ["slices_missing_at_end", "slices_interpolated"]
+    series = entries["p_b800"].series
+    assert [finding.severity for finding in series.findings] == ["warning", "warning"]
+    assert series.decode().shape[2] == 4  # the gap is filled, the end is not made up
+    assert series.provenance()["mended"] == ["slices_missing_at_end", "slices_interpolated"]
 
 
 def in_planes(*orientations: list[float], count: int, **changes) -> list[Dataset]:

@@ -1,6 +1,7 @@
 """A header tells what reading the whole file tells, without a voxel."""
 
 import gzip
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -92,6 +93,33 @@ def test_a_nrrd_that_names_no_space_is_a_warning(tmp_path):
     (finding,) = read_header(tmp_path / "a.nrrd")[1]
     assert (finding.code, finding.severity) == ("no_orientation", "warning")
     assert "names no space" in finding.message
+
+
+def test_a_nrrd_with_an_axis_of_no_direction_is_a_warning(tmp_path):
+    text = (
+        b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 3 3 3\nspace: left-posterior-superior\n"
+        b"space directions: %b (0,1,0) (0,0,1)\nencoding: raw\n\n"
+    )
+    for first, codes in ((b"(1,0,0)", []), (b"none", ["no_orientation"])):
+        (tmp_path / "a.nrrd").write_bytes(text % first + bytes(27))
+        assert [f.code for f in read_header(tmp_path / "a.nrrd")[1]] == codes
+
+
+def test_a_header_may_lie_in_several_members_of_a_gzip_file(tmp_path):
+    path = stored(tmp_path, ".nii.gz")
+    data = gzip.decompress(path.read_bytes())
+    whole = read_volume(path)
+    path.write_bytes(b"".join(gzip.compress(data[k : k + 100]) for k in range(0, len(data), 100)))
+    assert read_header(path)[0].shape == whole.shape
+    np.testing.assert_array_equal(read_volume(path).array, whole.array)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.nii")
+    for read in (read_header, read_volume):
+        with pytest.raises(VolumeError, match="it is no file") as caught:
+            read(tmp_path / "a.nii")
+        assert caught.value.code == "unreadable"
 
 
 def test_missing_files_and_foreign_formats_are_named(tmp_path):

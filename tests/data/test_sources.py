@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -261,3 +262,11 @@ def test_what_cannot_be_guessed_is_said(tmp_path):
     touch(tmp_path / "x", *("images/read.me", "labels/a.nii"))
     with pytest.raises(MedclError, match="no images"):
         guess_sources(tmp_path / "x")
+
+
+def test_pipes_and_dead_links_stop_no_guess(tmp_path):
+    touch(tmp_path, "a.nii")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dead").symlink_to("nowhere")
+    (guessed,) = guess_sources(tmp_path)
+    assert guessed.layout == "files"

@@ -76,6 +76,23 @@ def test_a_label_map_of_probabilities_is_refused(tmp_path):
     assert e.value.code == "non_integer_label"
 
 
+@pytest.mark.parametrize("value", [1.0000001, 255 * np.float64(np.float32(1 / 255)), 300.001])
+def test_label_values_that_rounding_moved_are_whole(tmp_path, value):
+    array = np.array([0, 0, value, 2], np.float64).reshape(1, 1, 2, 2)
+    write_nifti(tmp_path / "l.nii", Volume(array, np.eye(4)))
+    back = read_volume(tmp_path / "l.nii", labels=True).array
+    assert back.ravel().tolist() == [0, 0, round(value), 2]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.999, 1.0001])
+def test_label_values_that_are_no_numbers_or_interpolated_are_refused(tmp_path, value):
+    array = np.array([0, 0, value, 2], np.float64).reshape(1, 1, 2, 2)
+    write_nifti(tmp_path / "l.nii", Volume(array, np.eye(4)))
+    with pytest.raises(VolumeError) as caught:
+        read_volume(tmp_path / "l.nii", labels=True)
+    assert caught.value.code == "non_integer_label"
+
+
 def test_slope_and_intercept_of_the_file_are_applied(tmp_path):
     header = nib.Nifti1Header()
     header.set_data_shape((1, 2, 2))

@@ -85,6 +85,9 @@ def test_the_headers_of_every_channel_are_judged_and_no_voxel_is_read(tmp_path, 
     root = raw(tmp_path / "raw")
     put(root / "imagesTr/p_01_0000.nii.gz", values(1), np.diag([30.0, 1, 1, 1]))
     put(root / "imagesTr/p_02_0000.nii.gz", np.stack([values(1)] * 2, axis=3), ADC_GRID)
+    aside = ADC_GRID.copy()
+    aside[0, 3] = 8
+    put(root / "imagesTr/p_03_0000.nii.gz", values(1, (7, 9, 6)), aside)
     words = ("--settings", settings(root), "--out", tmp_path / "out", "--check-only", "headers")
     run(*words)
     record = records(tmp_path / "out")
@@ -93,6 +96,13 @@ def test_the_headers_of_every_channel_are_judged_and_no_voxel_is_read(tmp_path, 
     assert codes(record["p_01"]) == ["implausible_spacing"]
     assert codes(record["p_02"]) == ["not_3d"]
     assert "p_02_0000.nii.gz: 2 values per voxel" in record["p_02"]["findings"][0]["message"]
+    assert codes(record["p_03"]) == ["channel_outside"]
+    shown = {name: [f for f in record[name]["findings"] if "shows" in f["message"]] for name in
+             ("p_00", "p_03")}  # fmt: skip
+    run("--settings", settings(root), "--out", tmp_path / "whole")
+    for name, told in shown.items():  # the voxels tell no other share
+        assert len(told) == 1
+        assert told[0] in records(tmp_path / "whole")[name]["findings"]
 
 
 def test_a_volume_that_its_file_does_not_hold_is_told_by_the_header(tmp_path, decoded):

@@ -2,7 +2,10 @@ import argparse
 import gzip
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_objects import write_series
 
 from medcl.data import header_pass, voxel_pass
 from medcl.data.cases import Case, read_cases
@@ -316,6 +320,62 @@ def test_a_dataset_without_any_label_is_told_so(good, capsys):
     assert "warning: no accepted case has a label" in capsys.readouterr().out
     ingest_folders(good)
     assert "no accepted case" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["folders", "files"])
+def test_a_name_that_is_no_utf8_is_told_and_the_others_go_on(good, layout):
+    odd = good / "images" / os.fsdecode(b"latin\xe9.nii")
+    odd.write_bytes((good / "images" / "good.nii").read_bytes())
+    changes = {"sources": [{"layout": "files", "path": "images"}]} if layout == "files" else {}
+    cases, record = ingest_folders(good, **changes)
+    assert list(cases) == ["good"]
+    (told,) = [item for item in record.values() if item["status"] == "quarantined"]
+    assert codes(told) == ["unusable_name"]
+    assert r"latin\xe9.nii: no UTF-8" in told["findings"][0]["message"].replace("udce9", "xe9")
+
+
+@pytest.mark.parametrize("layout", ["files", "dicom"])
+def test_a_folder_that_may_not_be_looked_into_is_told(good, monkeypatch, layout):
+    write_series(good / "images" / "open")
+    (good / "images" / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    sources = [{"layout": layout, "path": "images"}]
+    _, record = ingest_folders(good, modality="CT", sources=sources)
+    assert codes(record["closed"]) == ["unreadable"]
+    assert "images/closed: cannot be listed, Permission denied" in str(record["closed"])
+
+
+def test_a_series_that_may_not_be_read_is_told(good, monkeypatch):
+    write_series(good / "images" / "closed.nii")
+
+    def closed(*_):
+        raise PermissionError(13, "Permission denied", str(good / "images" / "closed.nii"))
+
+    monkeypatch.setattr(header_pass, "read_series", closed)
+    _, record = ingest_folders(good)
+    assert codes(record["closed"]) == ["unreadable"]
+    assert "closed.nii: cannot be read, Permission denied" in str(record["closed"])
+
+
+def test_names_that_the_terminal_cannot_show_end_no_run(good):
+    put(good / "images" / "ü.nii", np.zeros(SHAPE, np.float32))  # refused, and so printed
+    words = ["ingest", "--settings", settings(good), "--out", str(good / "out")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "medcl", *words],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert r"\xfc.nii: every voxel is 0" in ended.stdout
 
 
 def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path):
