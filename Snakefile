@@ -30,6 +30,7 @@ wildcard_constraints:
 
 
 onstart:
+    medcl_workflow.calm(workflow)
     study.write_resolved()
 
 

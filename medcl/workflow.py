@@ -36,6 +36,17 @@ def use_this_interpreter() -> None:
         os.environ["PATH"] = os.pathsep.join([folder, *paths])
 
 
+def calm(workflow: Any) -> None:
+    """Let a local scheduler wait for jobs to end; called when a run starts.
+
+    Snakemake 9 looks again a second after every look because it limits jobs per second, and every
+    job that ends adds such a chain of looks: 260 jobs kept a quarter of a core busy. On one machine
+    the cores are the limit. A cluster's scheduler keeps its own.
+    """
+    if workflow.local_exec and hasattr(workflow.scheduler, "job_rate_limiter"):
+        workflow.scheduler.job_rate_limiter = None
+
+
 def check_command_line(arguments: Sequence[str], overrides: Mapping[str, Any], base: Path) -> None:
     """Refuse what Snakemake takes silently: a misspelt profile, and nested values of --config.
 

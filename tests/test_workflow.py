@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from micro import MICRO, ROOT, micro_study, snakemake
@@ -127,6 +128,33 @@ def test_the_slurm_profile_asks_for_gpus_memory_and_time(tmp_path: Path) -> None
     assert "gpu=1" in part
     assert "mem_mb=16000" in part
     assert "runtime=2880" in part
+
+
+LOOKS = """
+from medcl import workflow as medcl_workflow
+onstart:
+    print("limiter before:", workflow.scheduler.job_rate_limiter is not None)
+    medcl_workflow.calm(workflow)
+    print("limiter after:", workflow.scheduler.job_rate_limiter is not None)
+rule all:
+    output: "done"
+    shell: "touch {output}"
+"""
+
+
+def test_the_local_scheduler_does_not_look_again_after_every_job(tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text(LOOKS)
+    done = snakemake("--cores", "1", "--snakefile", str(tmp_path / "Snakefile"), cwd=tmp_path)
+    said = done.stdout + done.stderr
+    assert "limiter before: True" in said
+    assert "limiter after: False" in said
+    assert (tmp_path / "done").exists()
+
+
+def test_the_scheduler_of_a_cluster_keeps_its_limit() -> None:
+    scheduler = SimpleNamespace(job_rate_limiter="a limit")
+    workflow.calm(SimpleNamespace(local_exec=False, scheduler=scheduler))
+    assert scheduler.job_rate_limiter == "a limit"
 
 
 # ------------------------------------------------------------------------------ what is refused
