@@ -69,7 +69,7 @@ def test_the_audit_tells_of_near_duplicates_or_that_there_are_none():
     said = " ".join(prose.audit_words({"near_duplicates": [near]}, str.upper, str))
     assert "Nearly the same image stands under different subjects (pool and test): A and B" in said
     assert "correlation 0.97" in said
-    turned = " ".join(prose.audit_words({"near_duplicates": [near | {"mirrored": True}]}, str))
+    turned = " ".join(prose.audit_words({"near_duplicates": [near | {"mirrored": True}]}, str, str))
     assert "correlation 0.97, mirrored from left to right." in turned
     none = "No two subjects have nearly the same image"
     assert none in " ".join(prose.audit_words({"near_duplicates": []}, str.upper, str))
