@@ -19,7 +19,10 @@ def test_a_dry_run_of_the_slide_study_plans_every_stage_and_fold() -> None:
     study = load_slide_study(read_yaml(ROOT / FILE))
     models = len(study.encoders) * len(study.aggregators)
     assert int(jobs["mil"]) == models * study.folds.count * study.seeds
-    assert int(jobs["embed"]) == 1 + study.folds.count  # random weights serve all folds
+    weights = sum(  # random ones serve all folds
+        one.seeds * (study.folds.count if one.pretrain else 1) for one in study.encoders.values()
+    )
+    assert int(jobs["embed"]) == weights
     assert int(jobs["slides_evaluate"]) == models
     assert int(jobs["heatmap"]) == study.folds.count
     for rule in ("slides_phantom", "slides_ingest", "slides_split", "tile", "slides_report"):
