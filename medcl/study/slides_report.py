@@ -200,9 +200,9 @@ def comparisons(compared: Sequence[Pair]) -> Html:
     reasons = {e.reason for pair in compared for e in pair.differences.values() if e.reason}
     caption = (
         "Paired differences (same folds, same seeds) with 95 % intervals over seeds and patients; "
-        "p of the AUROC. The primary comparison stands alone; p after Holm is corrected over "
-        f"{'all others' if len(rows) > 2 else 'the other one'}. Each encoder stands for these "
-        "trainings of it, not for its method."
+        "p of the AUROC. The primary comparison stands alone"
+        f"{'; p after Holm is corrected over all others' if len(rows) > 1 else ''}. Each encoder "
+        "stands for these trainings of it, not for its method."
     )
     heads = ["difference", "with", *NAMES.values(), "p", "p after Holm"]
     without = bullets(f"Without an interval: {reason}." for reason in sorted(reasons))
