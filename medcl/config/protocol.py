@@ -16,7 +16,7 @@ from medcl.config.base import Count, Name, Positive, Section
 
 if TYPE_CHECKING:
     from medcl.config.dataset import Dataset
-    from medcl.config.study import Study
+    from medcl.config.study import Finetune, Study
 
 LAST_ORDER = 31  # splits.csv holds 32 orders of the labelled candidates
 ACROSS = "across sections"  # type of the errors found here
@@ -163,10 +163,11 @@ def _arms(study: Study) -> Iterator[Problem]:
                 )
                 yield ("arms", name, key), message, other
         yield from _selftrain(study, name)
+        yield from _matched(study, name)
         yield from _counts(study, name)
         if arm.finetune is not None:
             try:
-                study.finetune.changed_by(arm.finetune)
+                settings_of(study, name)
             except ValidationError as error:
                 for item in error.errors(include_url=False):
                     path = ("arms", name, "finetune", *item["loc"])
@@ -191,13 +192,66 @@ def _counts(study: Study, name: str) -> Iterator[Problem]:
             yield ("arms", name, "labelled"), message, arm.labelled
 
 
+def settings_of(study: Study, name: str) -> Finetune:
+    """`finetune` as an arm has it; one that trains itself has that of the arm it learns from.
+
+    Raises ValidationError where its own keys do not fit the others.
+    """
+    arm = study.arms[name]
+    teacher = study.arms.get(arm.selftrain.of) if arm.selftrain else None
+    common = study.finetune.changed_by(teacher.finetune if teacher else None)
+    return common.changed_by(arm.finetune)
+
+
+def _settings(study: Study, name: str) -> Finetune | None:
+    """The same, or None where they do not fit, which `_arms` tells of."""
+    try:
+        return settings_of(study, name)
+    except ValidationError:
+        return None
+
+
+def _matched(study: Study, name: str) -> Iterator[Problem]:
+    """A control of equal cost differs from what it matches in the weights alone.
+
+    Its seconds become steps at the pace of the study's control.
+    """
+    other = study.arms[name].cost_of
+    if other not in study.arms or study.control is None:
+        return
+    own, theirs = _settings(study, name), _settings(study, other)
+    pace = _settings(study, study.control)
+    if own is None or theirs is None or pace is None:
+        return
+    path = ("arms", name, "cost_of")
+    if own.mode in PROBES or pace.mode in PROBES:
+        yield path, "a probe is not trained, so it cannot spend a pretraining's seconds", other
+        return
+    free = {"learning_rate"}
+    unlike = _unlike(own, theirs, free)
+    if unlike:
+        message = f"{other} is fine-tuned with another {unlike}; give both the same `finetune`"
+        yield path, message, other
+    elif unlike := _unlike(own, pace, free | {"steps"}):
+        message = (
+            f"its pace is that of {study.control}, which is fine-tuned with another {unlike}; "
+            f"take that for all, or leave `cost_of` out"
+        )
+        yield path, message, other
+
+
+def _unlike(one: Finetune, other: Finetune, free: set[str]) -> str:
+    first, second = one.model_dump(exclude=free), other.model_dump(exclude=free)
+    return " and ".join(key for key, value in first.items() if value != second[key])
+
+
 def _selftrain(study: Study, name: str) -> Iterator[Problem]:
     settings = study.arms[name].selftrain
     if settings is None:
         return
     for arm in (name, settings.of):
-        own = study.arms[arm].finetune if arm in study.arms else None
-        if study.finetune.changed_by(own).mode in PROBES:
+        own = _settings(study, arm) if arm in study.arms else None
+        if own is not None and own.mode in PROBES:
             message = f"{arm} is a probe, and nothing in it is trained; name an arm that is"
             yield ("arms", name, "selftrain", "of"), message, arm
     path = ("arms", name, "selftrain", "of")
@@ -227,6 +281,19 @@ def _primary(study: Study) -> Iterator[Problem]:
             if lacking:
                 message = f"{arm} is not run with {lacking[0]} labelled; leave one of the two out"
                 yield ("primary", "arms", place), message, arm
+    others = [name for name in study.arms if name != study.control]
+    asked = study.primary.labelled or study.labelled
+    if study.primary.arms is None and study.control is not None and others:
+        compared = [name for name in others if _is_pretrained(study, name)] or others
+        if not any(n in study.counts(name) for name in compared for n in asked):
+            message = f"no arm that is compared is run with {', '.join(map(str, asked))} labelled"
+            yield ("primary", "labelled"), message, study.primary.labelled
+
+
+def _is_pretrained(study: Study, name: str) -> bool:
+    """Whether an arm starts from a pretraining of this study, its own or another's."""
+    origin = origin_of(study, name)
+    return origin is not None and study.arms[origin].pretrain is not None
 
 
 def _bound(study: Study) -> Iterator[Problem]:

@@ -81,7 +81,11 @@ def run(args: argparse.Namespace) -> None:
         "rounds": [],
     }
     if args.tuned:
-        rate = tuned_rate(args.tuned)
+        try:
+            rate = tuned_rate(args.tuned)
+        except TrainingFailed as error:
+            outputs.fail(error)
+            return
         tuning = tuning.model_copy(update={"learning_rate": rate})
     outputs.facts["learning_rate"] = tuning.learning_rate
     key = {"stage": "selftrain", "settings": settings.model_dump()}

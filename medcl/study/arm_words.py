@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from medcl.config import Finetune, Selftrain, Study, origin_of
+from medcl.config import Finetune, Selftrain, Study, origin_of, settings_of
 from medcl.config.protocol import PROBES
 from medcl.study import protocol
 from medcl.study.prose import listed, plural
@@ -49,15 +49,15 @@ def _arm(study: Study, name: str) -> list[str]:
         said.append(_started(study, name))
     if arm.cost_of:
         said.append(
-            f"{name} is trained from scratch for as many further steps as the pretraining of "
-            f"{arm.cost_of} took seconds, at the pace of {study.control} with the same labels "
-            "and replicate."
+            f"{name} is trained from scratch for longer: the seconds that the pretraining of "
+            f"{arm.cost_of} took are spent on further steps, at the pace of {study.control} with "
+            "the same labels and replicate."
         )
     if arm.selftrain:
         said.append(_taught(name, arm.selftrain))
     if arm.labelled is not None:
         said.append(f"{name} is run with {listed(study.counts(name))} labelled only.")
-    mode = protocol.settings_of(study, name).mode
+    mode = settings_of(study, name).mode
     if mode in PROBES:
         said.append(f"{name} {PROBE[mode]}.")
     elif differing := differences(study, name):
@@ -96,7 +96,7 @@ def _taught(name: str, teaching: Selftrain) -> str:
 
 def differences(study: Study, name: str) -> list[str]:
     """How the fine-tuning of an arm differs from that of the study."""
-    settings = protocol.settings_of(study, name)
+    settings = settings_of(study, name)
     changed = protocol.changes_of(study, name)
     found = [WORDS[key](settings) for key in WORDS if key in changed]
     if "encoder_frozen" in changed and settings.mode == "sawtooth" and "mode" not in changed:

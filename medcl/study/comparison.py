@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from medcl.config import settings_of
 from medcl.files import replacing
 from medcl.study import protocol
 from medcl.study.cost import seconds_of
@@ -136,9 +137,13 @@ def _compare(results: Results, arm: str, labelled: int, control: str | None) -> 
 
 
 def _encoders(results: Results, arm: str, runs: Sequence[Run]) -> int:
-    """The different weights that finished runs start from; 0 for an arm that learns from labels of
-    the pool, which is no statement about its encoders, and from scratch."""
-    if results.study.arms[arm].selftrain:
+    """The different weights that finished runs start from; 0 from scratch, and where a difference
+    says nothing of encoders alone: for an arm that learns from labels of the pool, or is fine-tuned
+    otherwise than the control."""
+    study = results.study
+    if study.arms[arm].selftrain or (
+        results.control and settings_of(study, arm) != settings_of(study, results.control)
+    ):
         return 0
     seeds = {results.seed_of(arm, run.replicate) for run in runs if run.status == OK}
     return len(seeds - {None})

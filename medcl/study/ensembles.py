@@ -64,8 +64,8 @@ def read(results: Results, joint: Joint) -> Run:
 
 
 def seen(results: Results, joint: Joint) -> Cell:
-    """Labelled subjects in the subsets of all members."""
-    if results.splits is None:
+    """Labelled subjects in the subsets of all members; unknown where there are too few for one."""
+    if results.splits is None or joint.labelled > len(results.splits.candidates(0)):
         return NONE
     subsets = [results.splits.subset(joint.labelled, r) for r in range(len(joint.members))]
     return len({subject for subset in subsets for subject in subset})

@@ -16,6 +16,7 @@ from medcl.study.sentences import (
     decimals,
     encoder_words,
     limits,
+    p_value,
     points,
     rounded_up,
     verdict,
@@ -40,7 +41,7 @@ def headline(items: Sequence[Comparison], against: str) -> str:
         )
         each = ", ".join(_brief(item, first=not place) for place, item in enumerate(unclear))
         said.append(f"{start} {each}")
-    if seen := _unseen(unclear):
+    if seen := _unseen([item for item in unclear if not _overruled(item)]):
         said.append(seen)
     said += [_uncertain(item, against) for item in _of(items, "no interval")]
     return f"With {plural(items[0].labelled, 'labelled subject')}, {'; '.join(said)}."
@@ -68,7 +69,7 @@ def _claimed(item: Comparison, against: str) -> str:
 
 def _shown(item: Comparison) -> str:
     size = amount(_mean(item), item.measure, sign=True, digits=_digits(item))
-    return f"{size}, {_interval(item)}"
+    return f"{size}, {_interval(item)}{_corrected(item)}"
 
 
 def _brief(item: Comparison, *, first: bool) -> str:
@@ -77,9 +78,22 @@ def _brief(item: Comparison, *, first: bool) -> str:
     measure, digits = item.measure, _digits(item)
     if first:
         size = amount(_mean(item), measure, sign=True, digits=digits)
-        return f"{_subject(item)} {size} ({_interval(item)})"
+        return f"{_subject(item)} {size} ({_interval(item)}{_corrected(item)})"
     size = points(_mean(item), sign=True, digits=digits, scale=measure.scale)
-    return f"{_subject(item)} {size} ({limits(item.interval, measure, digits)})"
+    return f"{_subject(item)} {size} ({limits(item.interval, measure, digits)}{_corrected(item)})"
+
+
+def _overruled(item: Comparison) -> bool:
+    """Whether the interval excludes 0 and the correction does not uphold it."""
+    found = item.interval
+    return found is not None and (found[0] > 0 or found[1] < 0)
+
+
+def _corrected(item: Comparison) -> str:
+    """What decided, where the interval alone would have claimed a difference."""
+    if not _overruled(item) or item.p_holm is None:
+        return ""
+    return f", after Holm's correction {p_value(item.p_holm)}"
 
 
 def _uncertain(item: Comparison, against: str) -> str:

@@ -245,7 +245,7 @@ def _comparing(study: Study, control: str) -> str:
         "two-way table, t distribution with Satterthwaite's degrees of freedom, 95 %, two-sided. "
         f"It needs {MIN_REPLICATES} replicates or more. {primary_words(study, control)} "
         "The difference the study could have seen is the one this precision finds with a power of "
-        f"80 % at the level 0.05{step}.{_further(study)}"
+        f"80 % at the level 0.05{step}{' for primary ones' if step else ''}.{_further(study)}"
     )
 
 
@@ -277,6 +277,19 @@ def primary_words(study: Study, control: str) -> str:
 def caveats(results: Results) -> list[str]:
     """What the intervals do not cover."""
     study, found = results.study, []
+    for arm in study.arms:
+        source = origin_of(study, arm)
+        read = [
+            item.summary.get("labels_read") or 0
+            for item in results.pretrainings
+            if item.arm == source
+        ]
+        if max(read, default=0):
+            found.append(
+                f"The pretraining of {arm} read the voxel labels of {max(read)} pool cases: its "
+                "comparisons are with arms that had fewer labels, whatever number stands beside "
+                "them."
+            )
     family = len(plan.primary_pairs(study))
     if family > 1:
         found.append(

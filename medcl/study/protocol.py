@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medcl.config import Arm, Finetune, Study, origin_of
+from medcl.config import Arm, Finetune, Study, origin_of, settings_of
 from medcl.config.protocol import PROBES
 from medcl.files import replacing
 from medcl.training.seeds import seed_of
@@ -144,13 +144,6 @@ def ensemble(study: Study, arm: str, labelled: int) -> Joint:
     return Joint(arm, labelled, tuple(row.folder for row in rows))
 
 
-def settings_of(study: Study, arm: str) -> Finetune:
-    """`finetune` as an arm has it; one that trains itself has that of the arm it learns from."""
-    own = study.arms[arm]
-    common = settings_of(study, own.selftrain.of) if own.selftrain else study.finetune
-    return common.changed_by(own.finetune)
-
-
 def bound_runs(study: Study) -> list[Row]:
     """The trainings on every labelled candidate."""
     replicates = study.bound.replicates if study.bound else 0
@@ -253,14 +246,17 @@ def further_controls(study: Study) -> list[str]:
 def primary_pairs(study: Study) -> list[tuple[str, int]]:
     """(arm, label count) of the primary comparisons: the family of Holm's correction.
 
-    Arms that are not named are those with a pretraining of this study and nothing more; where there
-    is none, all.
+    Arms that are not named are those with a pretraining of this study, but for those that train
+    themselves or are fine-tuned otherwise than the control; where there is none, all pretrained
+    ones; where there is none of those, all.
     """
     if study.control is None:
         return []
     others = [name for name in study.arms if name != study.control]
     pretrained = [n for n in others if is_pretrained(study, n) and not study.arms[n].selftrain]
-    named = study.primary.arms or pretrained or others
+    common = settings_of(study, study.control)
+    plain = [name for name in pretrained if settings_of(study, name) == common]
+    named = study.primary.arms or plain or pretrained or others
     counts = study.primary.labelled or study.labelled
     return [
         (arm, n)

@@ -143,7 +143,7 @@ def variance(results: Results, comparisons: Sequence[Comparison]) -> Table:
         "difference this study would find with a power of 80 % (for a primary comparison at the "
         "level Holm's correction asks of the first); and two secondary looks: the crossed "
         "bootstrap's 95 % interval, which is too narrow with few replicates, and Wilcoxon's test "
-        "over test cases, which holds for these trained models only, not for the arms."
+        "over test subjects, which holds for these trained models only, not for the arms."
     )
     columns = (
         *WHO,

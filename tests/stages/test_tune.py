@@ -57,6 +57,9 @@ def test_a_tuning_of_which_every_rate_fails_fails_the_fine_tuning_and_not_the_st
     summary = small.tune(study, tmp_path / "ft", "--tuned", file)
     assert summary["status"] == "failed"
     assert "its tuning failed: no learning rate" in summary["reason"]
+    taught = small.teach(study, tmp_path / "self", tmp_path / "ft/model.pt", "--tuned", file)
+    assert taught["status"] == "failed"
+    assert "its tuning failed: no learning rate" in taught["reason"]
 
 
 def test_a_failed_pretraining_fails_every_trial_with_its_reason(

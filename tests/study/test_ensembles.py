@@ -10,6 +10,7 @@ from make_results import Fake, make
 from medcl.files import read_yaml, write_json, write_text, write_yaml
 from medcl.study import ensembles
 from medcl.study.comparison import compare
+from medcl.study.prose import NONE
 from medcl.study.results import Results, read_results
 from medcl.workflow import Flow
 
@@ -96,3 +97,12 @@ def test_it_is_planned_where_asked_for_alone_and_re_runs_no_prediction(config: P
     assert together.members_of(wildcards) == [
         f"{plain.root}/finetune/voco/n2/r{replicate}/model.pt" for replicate in range(5)
     ]
+
+
+def test_more_labels_than_there_are_candidates_leave_a_report(config: Path) -> None:
+    content = read_yaml(asked(config))
+    content["labelled"] = [1, 2, 50]
+    write_yaml(config, content)
+    rows = ensembles.table(results_of(config)).rows
+    assert {row[0] for row in rows} == {"1", "2", "50"}
+    assert {row[3] for row in rows if row[0] == "50"} == {NONE}

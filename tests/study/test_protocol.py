@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medcl.config import Study, load_study
+from medcl.config import ConfigError, Study, load_study
 from medcl.study import protocol
 from medcl.training.seeds import seed_of
 
@@ -171,3 +171,48 @@ def test_a_probe_has_no_learning_rate_to_tune() -> None:
     made = study(arms=ARMS | {"knn": {"start": "mae", "finetune": {"mode": "knn"}}}, tune=TUNE)
     assert protocol.run(made, "knn", 1, 0).tuned is None
     assert "knn" not in [trial.arm for trial in protocol.trials(made)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"arms": {"scratch": {}, "dense": {"pretrain": PRETRAIN, "finetune": {"steps": 9}},
+                      "long": {"cost_of": "dense"}}},
+            "arms.long.cost_of: dense is fine-tuned with another steps; give both the same",
+        ),
+        (
+            {"arms": {"scratch": {}, "dense": {"pretrain": PRETRAIN, "finetune": {"batch": 3}},
+                      "long": {"cost_of": "dense", "finetune": {"batch": 3}}}},
+            "arms.long.cost_of: its pace is that of scratch, which is fine-tuned with another "
+            "batch",
+        ),
+        (
+            {"arms": {"scratch": {}, "dense": {"pretrain": PRETRAIN, "finetune": {"batch": 1}},
+                      "taught": {"selftrain": {"of": "dense"}, "finetune": {"mixup": 0.2}}}},
+            "mixup mixes crops of a batch",
+        ),
+        (
+            {"arms": {"scratch": {}, "dense": {"pretrain": PRETRAIN, "labelled": [4]}},
+             "primary": {"labelled": [1]}},
+            "primary.labelled: no arm that is compared is run with 1 labelled",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused(changed: dict, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        study(**changed)
+    assert said in str(error.value)
+
+
+def test_a_self_trained_arm_may_need_what_its_teacher_has() -> None:
+    arms = {"scratch": {}, "dense": {"pretrain": PRETRAIN, "finetune": {"batch": 2}}}
+    arms["taught"] = {"selftrain": {"of": "dense"}, "finetune": {"mixup": 0.2}}
+    found = study(arms=arms, finetune={"batch": 1})
+    assert protocol.run(found, "taught", 1, 0).settings.mixup == 0.2
+
+
+def test_arms_that_are_fine_tuned_otherwise_are_not_primary_unless_named() -> None:
+    assert {arm for arm, _ in protocol.primary_pairs(study())} == {"mae", "dense"}
+    named = study(primary={"arms": ["short"]})
+    assert {arm for arm, _ in protocol.primary_pairs(named)} == {"short"}

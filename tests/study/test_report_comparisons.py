@@ -80,7 +80,7 @@ def test_pretrained_arms_are_set_beside_every_further_control(tmp_path):
     assert all("these 3 encoders (voco)" in words for words in sentences[1:])
     assert [" mae (" in words for words in sentences] == [False, False, True]
     assert "scratch-long and mae are further controls" in text
-    assert "scratch-long is trained from scratch for as many further steps" in text
+    assert "scratch-long is trained from scratch for longer: the seconds that" in text
 
 
 def test_the_bound_with_all_labels_is_drawn_and_told(tmp_path):
@@ -293,3 +293,13 @@ def test_a_class_that_one_arm_lost_costs_the_other_nothing(tmp_path):
     changed = replace(results, runs=runs)
     found = difference_of(changed, "voco", 1, "scratch", metric="hd95_mm")
     assert found.mean == pytest.approx(-3.0)
+
+
+def test_a_pretraining_that_read_labels_is_named_beside_the_answer(tmp_path):
+    config = make(tmp_path / "torso", Fake(**QUICK))
+    for file in config.parent.glob("pretrain/voco/*/summary.json"):
+        write_json(file, read_json(file) | {"labels_read": 12})
+    results = read_results(config, config.parent)
+    (said,) = [words for words in methods.caveats(results) if "read the voxel labels" in words]
+    assert said.startswith("The pretraining of voco read the voxel labels of 12 pool cases")
+    assert said in text_of(make_report(results).html)
