@@ -108,7 +108,8 @@ def _bids_entry(
     )
     if labels and all(label.suffix == "mask" for label in labels):
         parts = [(label.entities.get("label", label.suffix), str(label.path)) for label in labels]
-        return replace(entry, parts=tuple(parts))
+        if len({name for name, _ in parts}) == len(parts):
+            return replace(entry, parts=tuple(parts))
     if len(labels) > 1:
         shown = ", ".join(str(label.path) for label in labels)
         told = f"{image.path}: {len(labels)} labels fit, {shown}"

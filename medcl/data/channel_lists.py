@@ -62,6 +62,14 @@ def patterns(source: Source, channels: Channels, where: str) -> dict[str, str]:
     return {name: images.replace("{channel}", name) for name in channels.names}
 
 
+def numbers_of(names: Mapping[int, str]) -> dict[str, int]:
+    """Name -> number; of a name that several channels have, `CT_0` and `CT_1`."""
+    several = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return {
+        f"{name}_{number}" if name in several else name: number for number, name in names.items()
+    }
+
+
 def choose(
     there: Mapping[str, int], source: Source, channels: Channels, where: str
 ) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,14 +66,6 @@ def read_label(entry: Entry, image: Volume, series: Series | None, rules: LabelR
     file = entry.label if label is stored else None
     volume = label if label is stored else Volume(label.array, image.affine)
     return Label(file, volume, values, None, findings, file and digest.hexdigest())
-
-
-def _made_of(
-    files: Sequence[str], structures: Mapping[str, Sequence[str]], classes: Mapping[str, int]
-) -> dict[str, Any]:
-    """What a label map was made of, for the file beside it."""
-    names = [Path(file).name for file in files]
-    return {"objects": names, "structures": dict(structures), "classes": dict(classes)}
 
 
 def _made(

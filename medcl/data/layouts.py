@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl.config import Source
-from medcl.data.channel_lists import Channels, choose, joined
+from medcl.data.channel_lists import Channels, choose, joined, numbers_of
 from medcl.data.entries import Entry, case_name, file_below, listed, not_used
 from medcl.data.nnunet import nnunet, read_description
 from medcl.errors import MedclError
@@ -80,9 +80,10 @@ def msd(source: Source, path: Path, where: str, channels: Channels) -> Iterator[
         if "training" not in content and "file_ending" in content:
             yield from nnunet(source, path, where, channels)
             return
-        there = {str(name): int(number) for number, name in names.items()} or {"image": 0}
-        listed = [(item["image"], item["label"]) for item in content["training"]]
-        listed += [
+        there = numbers_of({int(number): str(name) for number, name in names.items()})
+        there = there or {"image": 0}
+        cases = [(item["image"], item["label"]) for item in content["training"]]
+        cases += [
             (item["image"] if isinstance(item, dict) else item, None)
             for item in content.get("test") or []
         ]
@@ -97,7 +98,7 @@ def msd(source: Source, path: Path, where: str, channels: Channels) -> Iterator[
     whole = list(chosen.values()) == list(range(len(there)))
     named = tuple(chosen) if channels.names or len(chosen) > 1 else ()
     used = set()
-    for image, label in listed:
+    for image, label in cases:
         files = [file_below(path, item) if item else None for item in (image, label)]
         used |= {file for file in files if file}
         entry = Entry(

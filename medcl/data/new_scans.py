@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,13 @@ def list_scans(path: Path, plan: Plan) -> list[Entry]:
             f"{path}: channels: {', '.join(dataset.channel_names)}, the model was trained on "
             f"{', '.join(channels.names) or 'one image without a name'}; name the same"
         )
-    return images_of(dataset, _dicom(dataset, plan, path), channels)
+    found = images_of(dataset, _dicom(dataset, plan, path), channels)
+    if channels.names:  # each has a modality of its own, which the model knows
+        return found
+    return [
+        entry if entry.modality or entry.series else replace(entry, modality=dataset.modality)
+        for entry in found
+    ]
 
 
 def _dicom(dataset: Dataset, plan: Plan, path: Path) -> Dicom:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl.config import Source
-from medcl.data.channel_lists import NONE, Channels, choose, joined
+from medcl.data.channel_lists import NONE, Channels, choose, joined, numbers_of
 from medcl.data.checks import Finding
 from medcl.data.entries import (
     Entry,
@@ -85,7 +85,7 @@ def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
     """Name -> number."""
     named = table.get("channel_names") or table.get("modality") or {"0": "image"}
     try:
-        return {str(name): int(number) for number, name in dict(named).items()}
+        return numbers_of({int(number): str(name) for number, name in dict(named).items()})
     except (TypeError, ValueError):
         raise MedclError(
             f'{file}: `channel_names` must map numbers to names, such as {{"0": "T2"}}; got {named}'
@@ -96,11 +96,18 @@ def _listed(
     by_name: Mapping[str, Any], path: Path, chosen: Mapping[str, int]
 ) -> Iterator[tuple[str, dict[str, Path], Path | None]]:
     for name, item in by_name.items():
+        if not isinstance(item, Mapping):
+            raise MedclError(
+                f"{path / 'dataset.json'}: dataset.{name}: expected `images` and `label`, got "
+                f"{item!r}"
+            )
         files = dict(enumerate(item.get("images") or []))
-        images = {key: file_below(path, files.get(number, "")) for key, number in chosen.items()}
+        images = {  # one that is not listed has a name no file has
+            key: file_below(path, files.get(number) or f"{name}_{number:04d}: not listed")
+            for key, number in chosen.items()
+        }
         label = item.get("label")
-        there = any(number in files for number in chosen.values())
-        yield name, images if there else {}, file_below(path, label) if label else None
+        yield name, images if files else {}, file_below(path, label) if label else None
 
 
 def _in_folders(

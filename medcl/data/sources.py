@@ -24,7 +24,7 @@ from medcl.data.checks import Finding
 from medcl.data.class_names import compare_classes
 from medcl.data.dicom import DEFAULT
 from medcl.data.dicom_entries import dicom_entries
-from medcl.data.entries import Entry, holdable
+from medcl.data.entries import Entry, holdable, listed
 from medcl.data.folders import files, folders
 from medcl.data.layouts import msd, nnssl
 from medcl.data.nnunet import nnunet
@@ -143,7 +143,10 @@ def _exclude(entries: list[Entry], source: Source, where: str) -> list[Entry]:
 
 
 def refuse_duplicates(entries: list[Entry]) -> list[Entry]:
-    """Two inputs of one name: the same file is used once, different files are both refused."""
+    """Two inputs of one name: the same file is used once, different files are both refused.
+
+    Of one image with and without a label, the labelled entry is used.
+    """
     groups = defaultdict(list)
     for index, entry in enumerate(entries):
         if not entry.skipped:
@@ -152,15 +155,34 @@ def refuse_duplicates(entries: list[Entry]) -> list[Entry]:
         if len(indices) == 1:
             continue
         inputs = [entries[i].image or entries[i].label or "" for i in indices]
-        same = len({os.path.realpath(path) for path in inputs}) == 1
-        for index in indices[1:] if same else indices:
+        labels = {i: own for i in indices if (own := _labels(entries[i]))}
+        one = len({_images(entries[i]) for i in indices}) == 1
+        same = one and len(set(labels.values())) < 2
+        told = f"{len(indices)} inputs are called {name}: {', '.join(inputs)}"
+        if one and not same:
+            shown = listed(sorted({path for paths in labels.values() for path in paths}))
+            told = f"{name}: one image has several labels: {shown}"
+        used = next(iter(labels), indices[0]) if same else None
+        for index in indices:
+            if index == used:
+                continue
             entries[index] = entries[index].but(
                 Finding(
                     "duplicate_name",
                     "info" if same else "error",
-                    f"{len(indices)} inputs are called {name}: {', '.join(inputs)}",
+                    told,
                     "it is used once" if same else "rename one, or add {visit} or a column `case`",
                 ),
                 skipped=same,
             )
     return entries
+
+
+def _images(entry: Entry) -> tuple[str, ...]:
+    paths = [entry.image or entry.label or "", *(file.path or "" for file in entry.files)]
+    return tuple(os.path.realpath(path) for path in paths)
+
+
+def _labels(entry: Entry) -> tuple[str, ...]:
+    paths = [entry.label or "", *(path for _, path in entry.parts)]
+    return tuple(os.path.realpath(path) for path in paths if path)

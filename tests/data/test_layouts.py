@@ -80,6 +80,31 @@ def test_files_nnunet_lists_one_by_one_are_found_where_they_lie(raw) -> None:
     ]
 
 
+def test_channels_of_one_name_are_told_apart_by_their_number(raw) -> None:
+    twice = {"channel_names": {"0": "CT", "1": "CT"}, "file_ending": ".nii.gz"}
+    (raw / "dataset.json").write_text(json.dumps(twice))
+    for channel in ("CT_1", 1):
+        found = entries(raw, layout="nnunet", channel=channel)
+        assert found[0][1] == "imagesTr/p_01_0001.nii.gz"
+    (whole, _) = list_entries([Source.model_validate({"layout": "nnunet"})], str(raw))
+    assert whole.channels == 2 or len(whole.files) == 2
+    table = {"modality": {"0": "MR", "1": "MR"}, "training": [{"image": "a.nii", "label": "b.nii"}]}
+    (raw / "dataset.json").write_text(json.dumps(table))
+    touch(raw, "a.nii", "b.nii")
+    (entry,) = [e for e in list_entries([Source(layout="msd")], str(raw)) if e.label]
+    assert entry.channels == 2
+
+
+def test_an_image_that_nnunets_table_does_not_list_is_missing(raw) -> None:
+    listed = {"x": {"images": ["a/t2.nii.gz"]}, "y": {"images": ["b/t2.nii.gz", "b/adc.nii.gz"]}}
+    (raw / "dataset.json").write_text(json.dumps(TWO_CHANNELS | {"dataset": listed}))
+    found = entries(raw, layout="nnunet", channel="ADC")
+    assert [row[1] for row in found] == ["x_0001: not listed", "b/adc.nii.gz"]
+    (raw / "dataset.json").write_text(json.dumps(TWO_CHANNELS | {"dataset": {"x": "a.nii"}}))
+    with pytest.raises(MedclError, match=r"dataset\.x: expected `images` and `label`, got 'a.nii'"):
+        entries(raw, layout="nnunet", channel="ADC")
+
+
 # ------------------------------------------------------------------------------------ BIDS
 
 
@@ -149,6 +174,12 @@ def test_masks_of_bids_are_named_by_their_label(tree) -> None:
     keys = {"layout": "bids", "images": "T1w", "labels": "label-*_mask"}
     (entry,) = (e for e in list_entries([Source.model_validate(keys)], str(tree)) if e.parts)
     assert [name for name, _ in entry.parts] == ["GM", "WM"]
+
+
+def test_masks_of_bids_that_nothing_tells_apart_are_not_united(tree) -> None:
+    folder = "derivatives/nn/sub-02/anat/"
+    touch(tree, f"{folder}sub-02_desc-brain_mask.nii", f"{folder}sub-02_desc-lesion_mask.nii")
+    assert "several_labels" in codes(tree, layout="bids", images="T1w", labels="mask")
 
 
 def test_participants_give_extra_columns(tree) -> None:

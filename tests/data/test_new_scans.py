@@ -109,3 +109,16 @@ def test_what_is_kept_of_the_rules_comes_back_and_older_plans_have_the_defaults(
     assert Plan.from_dict(kept.to_dict()).dicom == Dicom(suv=True, gantry_tilt="shear")
     assert "keep_identifiers" not in kept.to_dict()["dicom"]
     assert Plan.from_dict(CONTENT).dicom == Dicom()
+
+
+def test_files_of_a_yaml_have_its_modality(tmp_path):
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(4, 4, 4)), np.eye(4)),
+             tmp_path / "a.nii")  # fmt: skip
+    keys = {"name": "d", "root": str(tmp_path), "modality": "MR", "classes": {"lesion": 1}}
+    file = tmp_path / "scans.yaml"
+    file.write_text(json.dumps(keys | {"sources": [{"layout": "files"}]}))
+    (entry,) = list_scans(file, plan("CT"))
+    with pytest.raises(MedclError, match="MR"):
+        read_scan(entry, plan("CT"), modality=None, force=False)
+    (same,) = list_scans(file, plan("MR"))
+    assert read_scan(same, plan("MR"), modality=None, force=True).modality == "MR"

@@ -132,6 +132,27 @@ def test_inputs_of_one_name_are_refused_unless_they_are_one_file(tmp_path):
     assert "two/a.nii" in entries[0].findings[0].message
 
 
+@pytest.mark.parametrize(
+    ("rows", "used", "severity"),
+    [
+        ("p1,a.nii,\np1,a.nii,l1.nii\n", ["l1.nii"], "info"),
+        ("p1,a.nii,l1.nii\np1,a.nii,\n", ["l1.nii"], "info"),
+        ("p1,a.nii,l1.nii\np1,a.nii,l1.nii\n", ["l1.nii"], "info"),
+        ("p1,a.nii,l1.nii\np1,a.nii,l2.nii\n", [], "error"),
+    ],
+)
+def test_no_label_of_an_image_that_stands_twice_is_lost(tmp_path, rows, used, severity):
+    touch(tmp_path, "a.nii", "l1.nii", "l2.nii")
+    (tmp_path / "t.csv").write_text("case,image,label\n" + rows)
+    entries = list_entries([source("csv", "t.csv")], str(tmp_path))
+    told = [finding for e in entries for finding in e.findings if finding.code == "duplicate_name"]
+    assert {finding.severity for finding in told} == {severity}
+    good = [e for e in entries if not e.skipped and "duplicate_name" not in codes(e)]
+    assert [e.label and e.label.rpartition("/")[2] for e in good] == used
+    if severity == "error":
+        assert "one image has several labels" in told[0].message
+
+
 def test_a_table_names_subjects_files_and_keeps_its_other_columns(tmp_path):
     touch(tmp_path, "data/i1.nii", "data/l1.nii")
     (tmp_path / "table.csv").write_text(
