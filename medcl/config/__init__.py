@@ -21,7 +21,7 @@ from medcl.config.base import (
 from medcl.config.dataset import Dataset, Dicom, Intensity, PhantomKeys, PlanKeys, Source
 from medcl.config.loading import kind_of, load_section, load_slide_study, load_study
 from medcl.config.options import SCHEMAS
-from medcl.config.protocol import Bound, Primary, Tune, origin_of, settings_of
+from medcl.config.protocol import Bound, Primary, Tune, origin_of, primary_pairs, settings_of
 from medcl.config.slides import (
     Folds,
     Mil,
@@ -99,5 +99,6 @@ __all__ = [
     "load_slide_study",
     "load_study",
     "origin_of",
+    "primary_pairs",
     "settings_of",
 ]

@@ -203,6 +203,32 @@ def settings_of(study: Study, name: str) -> Finetune:
     return common.changed_by(arm.finetune)
 
 
+def primary_pairs(study: Study) -> list[tuple[str, int]]:
+    """(arm, label count) of the primary comparisons: the family of Holm's correction.
+
+    Arms that are not named are those with a pretraining of this study, but for those that train
+    themselves or are fine-tuned otherwise than the control; where there is none, all pretrained
+    ones; where there is none of those, all.
+    """
+    if study.control is None:
+        return []
+    others = [name for name in study.arms if name != study.control]
+    sources = {name: origin_of(study, name) for name in others if not study.arms[name].selftrain}
+    pretrained = [
+        name for name, source in sources.items() if source and study.arms[source].pretrain
+    ]
+    common = _settings(study, study.control)
+    plain = [name for name in pretrained if _settings(study, name) == common]
+    named = study.primary.arms or plain or pretrained or others
+    counts = study.primary.labelled or study.labelled
+    return [
+        (arm, n)
+        for n in study.labelled
+        for arm in study.arms
+        if arm in named and n in counts and n in study.counts(arm)
+    ]
+
+
 def _settings(study: Study, name: str) -> Finetune | None:
     """The same, or None where they do not fit, which `_arms` tells of."""
     try:
@@ -281,19 +307,11 @@ def _primary(study: Study) -> Iterator[Problem]:
             if lacking:
                 message = f"{arm} is not run with {lacking[0]} labelled; leave one of the two out"
                 yield ("primary", "arms", place), message, arm
-    others = [name for name in study.arms if name != study.control]
-    asked = study.primary.labelled or study.labelled
-    if study.primary.arms is None and study.control is not None and others:
-        compared = [name for name in others if _is_pretrained(study, name)] or others
-        if not any(n in study.counts(name) for name in compared for n in asked):
-            message = f"no arm that is compared is run with {', '.join(map(str, asked))} labelled"
-            yield ("primary", "labelled"), message, study.primary.labelled
-
-
-def _is_pretrained(study: Study, name: str) -> bool:
-    """Whether an arm starts from a pretraining of this study, its own or another's."""
-    origin = origin_of(study, name)
-    return origin is not None and study.arms[origin].pretrain is not None
+    compared = study.control is not None and len(study.arms) > 1
+    if compared and study.primary.arms is None and not primary_pairs(study):
+        counts = ", ".join(map(str, study.primary.labelled or study.labelled))
+        message = f"no arm that is compared is run with {counts} labelled"
+        yield ("primary", "labelled"), message, study.primary.labelled
 
 
 def _bound(study: Study) -> Iterator[Problem]:

@@ -60,9 +60,9 @@ def near_duplicates(
     (near, known), (turned, known_turned) = _neighbours(images, names)
     found = [  # of equally similar ones the plain one, which comes later, is told
         *_copies(
-            images, _mutual(turned[:, :CLOSEST]), np.maximum(known, known_turned), mirrored=True
+            images, _close(turned[:, :CLOSEST]), np.maximum(known, known_turned), mirrored=True
         ),
-        *_copies(images, _mutual(near[:, :CLOSEST]), known, mirrored=False),
+        *_copies(images, _close(near[:, :CLOSEST]), known, mirrored=False),
     ]
     best = {pair[:2]: pair for pair in sorted(found, key=lambda pair: pair.similarity)}
     return sorted(best.values())
@@ -154,14 +154,14 @@ def _turned(images: Float32[np.ndarray, "n ..."], mirrored: bool) -> Float32[np.
     return images[:, ::-1] if mirrored else images
 
 
-def _mutual(near: Int[np.ndarray, "n k"]) -> Int[np.ndarray, "p 2"]:
-    """Pairs i < j that are among each other's neighbours."""
-    count = len(near)
-    one = np.repeat(np.arange(count), near.shape[1])
-    other = near.ravel()
-    forward, backward = one * count + other, other * count + one
-    both = np.isin(forward, backward) & (one < other)
-    return np.stack([one[both], other[both]], axis=1)
+def _close(near: Int[np.ndarray, "n k"]) -> Int[np.ndarray, "p 2"]:
+    """Pairs i < j of which either is among the other's neighbours.
+
+    Of many copies of one image, some are among the closest of no other one.
+    """
+    one = np.repeat(np.arange(len(near)), near.shape[1])
+    ends = np.sort(np.stack([one, near.ravel()], axis=1), axis=1)
+    return np.unique(ends[ends[:, 0] < ends[:, 1]], axis=0)
 
 
 def _fitted(

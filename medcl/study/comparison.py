@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from medcl.config import settings_of
+from medcl.config import primary_pairs, settings_of
 from medcl.files import replacing
 from medcl.study import protocol
 from medcl.study.cost import seconds_of
@@ -81,7 +81,7 @@ def compare(results: Results) -> list[Comparison]:
         for arm in names
         if n in study.counts(arm)
     ]
-    family = protocol.primary_pairs(results.study)
+    family = primary_pairs(results.study)
     places = [i for i, item in enumerate(found) if (item.arm, item.labelled) in family]
     p = [item.difference.p if item.difference else None for item in (found[i] for i in places)]
     for place, adjusted in zip(places, holm(p), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medcl.config import Evaluate, Options, Pretrain, Study, origin_of
+from medcl.config import Evaluate, Options, Pretrain, Study, origin_of, primary_pairs
 from medcl.study import arm_words, prose
 from medcl.study import protocol as plan
 from medcl.study.measures import MEASURES
@@ -236,7 +236,7 @@ def _scoring(evaluate: Evaluate, study: Study) -> str:
 
 
 def _comparing(study: Study, control: str) -> str:
-    family = len(plan.primary_pairs(study))
+    family = len(primary_pairs(study))
     step = f" / {family}" if family > 1 else ""
     return (
         f"Every arm is compared with the same replicates of {control}, paired by labelled "
@@ -259,7 +259,7 @@ def _further(study: Study) -> str:
 
 def primary_words(study: Study, control: str) -> str:
     """Which comparisons Holm's correction covers, and what the others are."""
-    pairs = plan.primary_pairs(study)
+    pairs = primary_pairs(study)
     names = dict.fromkeys(arm for arm, _ in pairs)
     counts = dict.fromkeys(n for _, n in pairs)
     measure = MEASURES[study.primary.metric]
@@ -290,7 +290,7 @@ def caveats(results: Results) -> list[str]:
                 "comparisons are with arms that had fewer labels, whatever number stands beside "
                 "them."
             )
-    family = len(plan.primary_pairs(study))
+    family = len(primary_pairs(study))
     if family > 1:
         found.append(
             f"Holm's correction covers the {family} primary comparisons. Intervals are those of "
@@ -324,7 +324,7 @@ def caveats(results: Results) -> list[str]:
             f"What the given weights of {listed(given)} were trained on is not known here; if test "
             "cases were part of it, the result is worth nothing."
         )
-    pretrained = {origin_of(study, name) for name, _ in plan.primary_pairs(study)} - {None}
+    pretrained = {origin_of(study, name) for name, _ in primary_pairs(study)} - {None}
     matched = {origin_of(study, arm.cost_of) for arm in study.arms.values() if arm.cost_of}
     lacking = [name for name in seeds if name in pretrained - matched]
     if lacking and results.control:

@@ -231,39 +231,10 @@ def controls_of(study: Study, arm: str) -> tuple[str, ...]:
     return (study.control, *further)
 
 
-def is_pretrained(study: Study, arm: str) -> bool:
-    """Whether an arm starts from a pretraining of this study, its own or another arm's."""
-    origin = origin_of(study, arm)
-    return origin is not None and study.arms[origin].pretrain is not None
-
-
 def further_controls(study: Study) -> list[str]:
     """Every arm that some other is compared with beside the control."""
     found = {name for arm in study.arms for name in controls_of(study, arm)[1:]}
     return [name for name in study.arms if name in found]
-
-
-def primary_pairs(study: Study) -> list[tuple[str, int]]:
-    """(arm, label count) of the primary comparisons: the family of Holm's correction.
-
-    Arms that are not named are those with a pretraining of this study, but for those that train
-    themselves or are fine-tuned otherwise than the control; where there is none, all pretrained
-    ones; where there is none of those, all.
-    """
-    if study.control is None:
-        return []
-    others = [name for name in study.arms if name != study.control]
-    pretrained = [n for n in others if is_pretrained(study, n) and not study.arms[n].selftrain]
-    common = settings_of(study, study.control)
-    plain = [name for name in pretrained if settings_of(study, name) == common]
-    named = study.primary.arms or plain or pretrained or others
-    counts = study.primary.labelled or study.labelled
-    return [
-        (arm, n)
-        for n in study.labelled
-        for arm in study.arms
-        if arm in named and n in counts and n in study.counts(arm)
-    ]
 
 
 def _is_control(arm: Arm) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medcl.config import ConfigError, Study, load_study
+from medcl.config import ConfigError, Study, load_study, primary_pairs
 from medcl.study import protocol
 from medcl.training.seeds import seed_of
 
@@ -163,7 +163,7 @@ def test_an_arm_that_trains_itself_has_the_weights_settings_and_rate_of_its_teac
     assert row.settings.steps == 7
     assert row.tuned == "tune/short/tuned.yaml"
     assert "self" not in [trial.arm for trial in protocol.trials(made)]
-    assert ("self", 1) not in protocol.primary_pairs(made)
+    assert ("self", 1) not in primary_pairs(made)
     assert row.controls == ("scratch", "short")
 
 
@@ -197,6 +197,12 @@ def test_a_probe_has_no_learning_rate_to_tune() -> None:
              "primary": {"labelled": [1]}},
             "primary.labelled: no arm that is compared is run with 1 labelled",
         ),
+        (
+            {"arms": {"scratch": {}, "dense": {"pretrain": PRETRAIN, "labelled": [4]},
+                      "other": {"start": "dense", "finetune": {"steps": 9}}},
+             "primary": {"labelled": [1]}},
+            "primary.labelled: no arm that is compared is run with 1 labelled",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused(changed: dict, said: str) -> None:
@@ -213,6 +219,6 @@ def test_a_self_trained_arm_may_need_what_its_teacher_has() -> None:
 
 
 def test_arms_that_are_fine_tuned_otherwise_are_not_primary_unless_named() -> None:
-    assert {arm for arm, _ in protocol.primary_pairs(study())} == {"mae", "dense"}
+    assert {arm for arm, _ in primary_pairs(study())} == {"mae", "dense"}
     named = study(primary={"arms": ["short"]})
-    assert {arm for arm, _ in protocol.primary_pairs(named)} == {"short"}
+    assert {arm for arm, _ in primary_pairs(named)} == {"short"}
