@@ -20,12 +20,13 @@ from medcl.errors import TrainingFailed
 from medcl.objectives.base import Objective
 from medcl.training.devices import place, relaunch, workers
 from medcl.training.diagnosis import diagnose, level
-from medcl.training.fit import Diverged, Fitted, fit
+from medcl.training.fit import Fitted, fit
 from medcl.training.pretext import PretextItems
 from medcl.training.progress import Progress
 from medcl.training.run import Outputs, on_cpu, open_store, seeded, work_folder
 from medcl.training.run import add_arguments as add_training_arguments
 from medcl.training.seeds import seed_of
+from medcl.training.state import Diverged
 
 PRETRAINING = 2**31  # no label count: keeps the seeds of pretraining and fine-tuning apart
 PROBED = 4  # subjects a probe is fitted to at most, and as many others it is measured on
@@ -48,6 +49,7 @@ class _Done:
 
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     marks: list[str] = field(default_factory=list)
     trained: list[str] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
@@ -56,6 +58,7 @@ class _Done:
     def add(self, fitted: Fitted, objective: Objective) -> None:
         self.rows += self.numbered(fitted.progress.rows)
         self.seconds += fitted.seconds
+        self.cpu_seconds += fitted.cpu_seconds
         self.marks += fitted.resumed
         self.states.append(on_cpu(objective.state_dict()))
         self.optimiser = fitted.optimiser
@@ -140,7 +143,13 @@ def run(args: argparse.Namespace) -> None:
         outputs.fail(Diverged(str(error), _progress(done.rows + rows)))
         return
     outputs.finish(
-        Fitted(_progress(done.rows), done.seconds, done.optimiser, resumed=done.marks),
+        Fitted(
+            _progress(done.rows),
+            done.seconds,
+            done.optimiser,
+            resumed=done.marks,
+            cpu_seconds=done.cpu_seconds,
+        ),
         step=outputs.facts["steps"],
         trained=done.trained,
         network_weights=on_cpu(network.state_dict()),

@@ -12,6 +12,8 @@ from typing import Any
 from medcl.errors import TrainingFailed
 from medcl.files import read_json, read_yaml
 
+CPU = "cpu_seconds"
+
 
 def match(cost_of: str | Path, pace: str | Path, steps: int) -> dict[str, Any]:
     """The steps that cost as much as `steps` and the pretraining summarised in `cost_of`.
@@ -26,16 +28,18 @@ def match(cost_of: str | Path, pace: str | Path, steps: int) -> dict[str, Any]:
             f"{cost_of}: ran on {pretrained['device']} and {pace} on {scratch['device']}, so their "
             "seconds do not compare; run both on one kind of device"
         )
-    if not scratch["steps"] or not scratch["seconds"]:
+    clock = _clock(pretrained, scratch)
+    if not scratch["steps"] or not scratch[clock]:
         raise TrainingFailed(
-            f"{pace}: {scratch['steps']} steps in {scratch['seconds']} s are no pace; a run of "
+            f"{pace}: {scratch['steps']} steps in {scratch[clock]} s are no pace; a run of "
             "equal cost needs a control that is trained step by step"
         )
-    per_step = scratch["seconds"] / scratch["steps"]
-    added = round(pretrained["seconds"] / per_step)
+    per_step = scratch[clock] / scratch["steps"]
+    added = round(pretrained[clock] / per_step)
     return {
         "pretraining": str(cost_of),
-        "pretraining_seconds": pretrained["seconds"],
+        "clock": clock,
+        "pretraining_seconds": pretrained[clock],
         "pace": str(pace),
         "seconds_per_step": per_step,
         "base_steps": steps,
@@ -46,11 +50,22 @@ def match(cost_of: str | Path, pace: str | Path, steps: int) -> dict[str, Any]:
 
 def words_of(matched: dict[str, Any]) -> str:
     """The arithmetic as a sentence."""
+    unit = "s of a core" if matched["clock"] == CPU else "s"
     return (
         f"{matched['base_steps']} steps and {matched['added_steps']} more, which at "
-        f"{matched['seconds_per_step']:.3g} s a step take the {matched['pretraining_seconds']:g} s "
-        "of the pretraining"
+        f"{matched['seconds_per_step']:.3g} {unit} a step take the "
+        f"{matched['pretraining_seconds']:g} {unit} of the pretraining"
     )
+
+
+def _clock(*summaries: dict[str, Any]) -> str:
+    """Which seconds compare: on the CPU those of its cores, where all have them.
+
+    A machine that others share makes one run take ten times as long as the next; what the two use
+    of its cores stays the same.
+    """
+    counted = all(s["device"] == "cpu" and s.get(CPU) for s in summaries)
+    return CPU if counted else "seconds"
 
 
 def tuned_rate(file: str | Path) -> float:

@@ -21,8 +21,9 @@ from medcl.files import sha256_of, sha256_of_file, write_json
 from medcl.training import checkpoint
 from medcl.training.checkpoint import FORMAT
 from medcl.training.devices import Place, peak_memory_mb
-from medcl.training.fit import Diverged, Fitted
+from medcl.training.fit import Fitted
 from medcl.training.progress import Progress
+from medcl.training.state import Diverged
 
 
 def open_store(manifest: str, plan: Plan) -> Store:
@@ -115,6 +116,7 @@ class Outputs:
             "device": self.place.device.type,
             "peak_memory_mb": round(peak_memory_mb(self.place.device), 1),
             "seconds": round(seconds, 3),
+            "cpu_seconds": round(fitted.cpu_seconds, 3) if fitted else 0.0,
             "selected_step": fitted.selected_step if fitted else None,
             "resumed": fitted.resumed if fitted else [],
             "final": {k: v if math.isfinite(v) else None for k, v in final.items()},

@@ -11,6 +11,7 @@ import torch
 from medcl.files import read_json, write_json
 from medcl.stages import pretrain, selftrain
 from medcl.training import checkpoint, fit
+from medcl.training.state import Run
 
 study = small.study
 LOST = 3  # steps between two states: what came after the last one is trained again
@@ -23,7 +24,7 @@ class Killed(BaseException):
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Kill at the step of this number, counted over all trainings of a run; 0: never."""
-    monkeypatch.setattr(fit._Run, "due", lambda run, seconds: run.step % LOST == 0)
+    monkeypatch.setattr(Run, "due", lambda run, seconds: run.step % LOST == 0)
     backward = fit._backward
 
     def at(step: int) -> None:

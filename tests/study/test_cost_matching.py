@@ -28,6 +28,22 @@ def test_the_seconds_of_the_pretraining_become_steps_at_the_pace_of_the_control(
     assert words_of(matched).startswith("40 steps and 200 more, which at 0.25 s a step")
 
 
+def test_on_the_cpu_the_seconds_of_its_cores_count_where_both_runs_know_them(
+    tmp_path: Path,
+) -> None:
+    """A shared machine made the pretraining ten times as long; it used no more of the cores."""
+    pretrained = summary(tmp_path / "pretrain.json", seconds=500.0, cpu_seconds=50.0)
+    scratch = summary(tmp_path / "scratch.json", seconds=10.0, cpu_seconds=10.0, steps=40)
+    matched = match(pretrained, scratch, 40)
+    assert matched["added_steps"] == 200
+    assert "0.25 s of a core a step take the 50 s of a core" in words_of(matched)
+    older = summary(tmp_path / "older.json", seconds=10.0, steps=40)
+    assert match(pretrained, older, 40)["added_steps"] == 2000
+    on_gpu = [summary(file, device="cuda", seconds=s, cpu_seconds=1.0, steps=4)
+              for file, s in ((tmp_path / "p.json", 8.0), (tmp_path / "c.json", 4.0))]  # fmt: skip
+    assert match(*on_gpu, 4)["added_steps"] == 8
+
+
 def test_a_failed_pretraining_has_no_cost_to_match(tmp_path: Path) -> None:
     failed = summary(tmp_path / "a.json", status="failed", reason="loss is nan")
     fine = summary(tmp_path / "b.json")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,24 @@ def test_another_number_of_threads_is_marked(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "state.pt", {k: v for k, v in state.items() if k != "format"})
     _, fitted = train(tmp_path, Draws())
     assert "resumed at step 3 with threads" in fitted.resumed[0]
+
+
+def test_waiting_costs_seconds_but_none_of_a_core_and_a_resumed_run_counts_on(
+    tmp_path: Path,
+) -> None:
+    class Waiting(Draws):
+        def augment(self, batch: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
+            time.sleep(0.05)
+            return super().augment(batch, rng)
+
+    _, waited = train(tmp_path / "a", Waiting())
+    assert waited.seconds - waited.cpu_seconds >= 0.5
+    with pytest.raises(SystemExit):
+        train(tmp_path / "b", Draws(kill_at=5))
+    before = checkpoint.load(tmp_path / "b/state.pt")["cpu_seconds"]
+    assert before > 0
+    _, fitted = train(tmp_path / "b", Draws())
+    assert fitted.cpu_seconds > before
 
 
 def test_a_loss_that_is_not_finite_names_step_and_term(tmp_path: Path) -> None:
