@@ -20,9 +20,9 @@ container: "medcl.sif"
 
 
 wildcard_constraints:
-    arm="|".join(study.arms),
-    encoder="|".join(study.arms),
-    aggregator="|".join(study.aggregators),
+    arm=medcl_workflow.one_of(study.arms),
+    encoder=medcl_workflow.one_of(study.arms),
+    aggregator=medcl_workflow.one_of(study.aggregators),
     labelled=r"\d+",
     replicate=r"\d+",
     seed=r"\d+",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,11 @@ def check_command_line(arguments: Sequence[str], overrides: Mapping[str, Any], b
                 f"--config {key}=...: nested values arrive as texts; write them into a YAML file "
                 "and give it with --configfile"
             )
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Regular expression of any of `names` and nothing else; of none, one that never matches."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def gpus() -> int:
@@ -166,7 +172,7 @@ class Flow:
     def arms_of(self, *, selftrain: bool) -> str:
         """Regular expression of the arms a rule makes; of none, one that never matches."""
         found = [n for n, arm in self.study.arms.items() if bool(arm.selftrain) == selftrain]
-        return "|".join(found) or "(?!)"
+        return one_of(found)
 
     def phantom_of(self, wildcards: Any) -> list[str]:
         """The generated dataset, where the study has one."""

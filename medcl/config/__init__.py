@@ -8,6 +8,7 @@ generated too, so that nothing here needs torch or monai.
 
 from medcl.config.base import (
     NAME,
+    UNDECIDING,
     ConfigError,
     Count,
     Modality,
@@ -34,7 +35,6 @@ from medcl.config.slides import (
     TissueKeys,
 )
 from medcl.config.study import (
-    UNDECIDING,
     Arm,
     Evaluate,
     Finetune,

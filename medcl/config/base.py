@@ -16,6 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[Positive, Positive, Positive]
 Voxels = tuple[Count, Count, Count]
+UNDECIDING = {"save_every_s"}  # keys of a training that change nothing it writes
 Modality = Literal["CT", "MR", "PET", "US", "other"]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from medcl.config.base import Count, Name, Positive, Section
+from medcl.config.base import UNDECIDING, Count, Name, Positive, Section
 
 if TYPE_CHECKING:
     from medcl.config.dataset import Dataset
@@ -267,6 +267,7 @@ def _matched(study: Study, name: str) -> Iterator[Problem]:
 
 
 def _unlike(one: Finetune, other: Finetune, free: set[str]) -> str:
+    free = free | UNDECIDING
     first, second = one.model_dump(exclude=free), other.model_dump(exclude=free)
     return " and ".join(key for key, value in first.items() if value != second[key])
 

@@ -39,9 +39,6 @@ class Split(Section):
     )
 
 
-UNDECIDING = {"save_every_s"}  # keys of a training that change nothing it writes
-
-
 class Training(Section):
     """What every training has in common."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medcl.config import Predict, load_section
+from medcl.config import Predict, load_section, load_study
 from medcl.data.case_table import MODALITIES
 from medcl.data.cases import Case, read_cases
 from medcl.data.channels import file_of, read_image
@@ -28,8 +28,12 @@ from medcl.data.store import inside
 from medcl.data.volume import Volume, VolumeError, write_nifti
 from medcl.errors import MedclError
 from medcl.files import read_json, write_json
+from medcl.study.prose import listed
+from medcl.study.protocol import ensemble
 from medcl.training import checkpoint
 from medcl.training.ensemble import WEIGHTS, Ensemble, load
+
+RESOLVED = "config.resolved.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,11 +93,24 @@ def _files(args: argparse.Namespace) -> list[str]:
         return list(args.model)
     if not (args.arm and args.labelled):
         raise MedclError("--study: say which models by --arm and --labelled, or name them: --model")
-    folder = Path(args.study) / "finetune" / args.arm / f"n{args.labelled}"
-    found = sorted(folder.glob("r*/model.pt"), key=lambda file: int(file.parent.name[1:]))
-    if not found:
-        raise MedclError(f"{folder}: no r*/model.pt; give a study whose fine-tunings are made")
-    return [str(file) for file in found]
+    root = Path(args.study)
+    if not (root / RESOLVED).is_file():
+        raise MedclError(f"{root / RESOLVED}: not found; --study takes a folder results/<study>")
+    study = load_study(root / RESOLVED)
+    if args.arm not in study.arms or args.labelled not in study.counts(args.arm):
+        runs = ", ".join(f"{arm} with {listed(study.counts(arm))}" for arm in study.arms)
+        raise MedclError(
+            f"{root}: no arm '{args.arm}' with {args.labelled} labelled; there are {runs}"
+        )
+    # Not whatever lies there: an earlier study of this folder may have had more replicates.
+    members = ensemble(study, args.arm, args.labelled).members
+    files = [root / member / "model.pt" for member in members]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise MedclError(
+            f"{missing[0]}: not found ({len(missing)} of {len(files)} models are not made yet); "
+            "run the study to its end, or name the models: --model"
+        )
+    return [str(file) for file in files]
 
 
 def _predict_tests(args: argparse.Namespace, settings: Predict) -> None:

@@ -12,9 +12,9 @@ from medcl.config import origin_of
 from medcl.study.results import Results, Run
 
 BEFORE = ("phantom", "ingest", "split", "plan", "preprocess")
-BOUND = ", bound"  # behind the stages of the full-label bound
+BOUND, ENSEMBLE = ", bound", ", ensemble"  # behind the stages of these
 # What stands behind the arm in the name of a stage's benchmark file.
-ENDS = {"pretrain": r"\.s\d+", "tune": ""}
+ENDS = {"pretrain": r"\.s\d+", "tune": "", BOUND: r"\.r\d+", ENSEMBLE: r"\.n\d+"}
 SHORTEST_S = 1.0  # Snakemake looks too seldom to know the memory of a shorter job
 
 
@@ -72,14 +72,14 @@ def jobs_of(
     """Seconds and megabytes (nan if not known) of the jobs of a stage, of one arm.
 
     Files are called `<stage>`, `tune.<arm>`, `pretrain.<arm>.s<seed>`,
-    `<stage>.<arm>.n<labels>.r<replicate>` and, of the bound, `<stage>_bound.<arm>.r<replicate>`.
-    Names of arms may hold dots.
+    `<stage>.<arm>.n<labels>.r<replicate>`, of the bound `<stage>_bound.<arm>.r<replicate>` and of
+    ensembles `<stage>_ensemble.<arm>.n<labels>`. Names of arms may hold dots.
     """
     name = re.escape(stage)
     if arm is not None:
-        of, bound = stage.removesuffix(BOUND), stage.endswith(BOUND)
-        end = r"\.r\d+" if bound else ENDS.get(stage, r"\.n\d+\.r\d+")
-        name = re.escape(f"{of}{'_bound' if bound else ''}.{arm}") + end
+        of, comma, kind = stage.partition(", ")
+        end = ENDS.get(comma + kind or stage, r"\.n\d+\.r\d+")
+        name = re.escape(f"{of}{'_' if kind else ''}{kind}.{arm}") + end
     found = [values for file, values in benchmarks.items() if re.fullmatch(name, file)]
     return [(s, math.nan if s < SHORTEST_S else memory) for s, memory in found]
 
@@ -91,6 +91,9 @@ def _of_arm(results: Results, arm: str) -> Iterator[Cost]:
     if arm in results.tuned:
         yield _trained(results, "tune", arm, [_tuning(results.tuned[arm])])
     yield from _of_runs(results, arm, results.runs)
+    for stage in ("predict", "evaluate"):
+        if (together := _benchmarked(results, f"{stage}{ENSEMBLE}", arm)) is not None:
+            yield together
 
 
 def _of_runs(results: Results, arm: str, runs: Iterable[Run], kind: str = "") -> Iterator[Cost]:

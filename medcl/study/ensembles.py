@@ -7,6 +7,8 @@ labels than the runs it stands beside.
 
 from __future__ import annotations
 
+import numpy as np
+
 from medcl.files import read_json
 from medcl.study import protocol
 from medcl.study.cells import WHO, mean_of_known, rules_of, scaled
@@ -15,6 +17,7 @@ from medcl.study.measures import MEASURES
 from medcl.study.prose import NONE
 from medcl.study.protocol import Joint
 from medcl.study.results import FAILED, MISSING, OK, Results, Run, read_scores
+from medcl.study.statistics import complete
 from medcl.study.tables import Cell, Column, Table
 
 
@@ -24,15 +27,20 @@ def table(results: Results) -> Table:
     measure = MEASURES[chosen.metric]
     rows: list[list[Cell]] = []
     for joint in protocol.ensembles(results.study):
-        runs = [
-            case_values(run, results.test_cases, weights=chosen.weights, metric=chosen.metric)
-            for run in [read(results, joint), *results.runs_of(joint.arm, joint.labelled)]
-        ]
-        together, *alone = (mean_of_known(values) for values in runs)
-        known = [value for value in alone if value is not None]
+        together = read(results, joint)
+        values = np.array(
+            [
+                case_values(run, results.test_cases, weights=chosen.weights, metric=chosen.metric)
+                for run in [together, *results.runs_of(joint.arm, joint.labelled)]
+            ]
+        )
+        means = [float(v.mean()) for v in complete(values, results.test_subjects) if v.size]
+        joined = means[: not np.isnan(values[0]).all()]
         row: list[Cell] = [str(joint.labelled), joint.arm, len(joint.members)]
-        row += [seen(results, joint), scaled(mean_of_known(known), measure)]
-        rows.append([*row, scaled(together, measure)])
+        row += [seen(results, joint), scaled(mean_of_known(means[len(joined) :]), measure)]
+        rows.append([*row, scaled(mean_of_known(joined), measure), together.reason or ""])
+    noted = any(row[-1] for row in rows)
+    rows = rows if noted else [row[:-1] for row in rows]
     caption = (
         f"Mean {measure.title} of the networks of an arm's replicates, one by one and together (by "
         "the mean of their class probabilities). Secondary: an ensemble has no replicates, so "
@@ -45,6 +53,7 @@ def table(results: Results) -> Table:
         Column("subjects_seen", "labelled subjects seen together", "n"),
         Column("one_by_one", "one by one", "n"),
         Column("together", "together", "n"),
+        *([Column("reason", "why not", "t")] if noted else []),
     )
     return Table("ensembles", caption, columns, rows, rules_of(rows))
 

@@ -1,16 +1,16 @@
-"""What a study did, ready for a methods section, and what its intervals do not cover."""
+"""What a study did, ready for a methods section."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medcl.config import Evaluate, Options, Pretrain, Study, origin_of, primary_pairs
+from medcl.config import Evaluate, Options, Pretrain, Study, primary_pairs, settings_of
+from medcl.config.protocol import PROBES
 from medcl.study import arm_words, prose
 from medcl.study import protocol as plan
 from medcl.study.measures import MEASURES
 from medcl.study.prose import listed, plural
 from medcl.study.results import Results
-from medcl.study.sentences import METHOD_SEEDS
 from medcl.study.statistics import MIN_REPLICATES
 
 
@@ -130,20 +130,19 @@ def described(options: Options) -> str:
 
 def _tuning(study: Study) -> str:
     tuning = study.finetune
+    probes = [name for name in study.arms if settings_of(study, name).mode in PROBES]
+    if len(probes) == len(study.arms):
+        return (
+            f"Probes ({described(study.network)}, no weight of which is trained) were made with "
+            f"{_subsets(study)}{_assigned(study)}{_differ(study)}"
+        )
     rate = "" if study.tune else f"peak learning rate {tuning.learning_rate:g}, "
     augmented = "with spatial and intensity" if tuning.augment else "without"
     text = (
         f"Segmentation networks ({described(study.network)}) were trained with "
-        f"{listed(study.labelled)} labelled "
-        f"{'subject' if study.labelled == [1] else 'subjects'}, "
-        f"{plural(study.replicates, 'replicate')} each. Replicate r takes its labelled subjects "
-        "from the front of seeded order r, so that smaller subsets lie inside larger ones, and has "
-        "its own training seed; both are the same in every arm. "
-    )
-    if plan.pretrainings(study):
-        text += "Where an arm has k pretraining seeds, replicate r starts from seed r modulo k. "
-    text += (
-        f"Training took {arm_words.steps(tuning, study.labelled)} of batch {tuning.batch} with "
+        f"{_subsets(study)}{_assigned(study)}"
+        f"Training{f' (of all but {listed(probes)})' if probes else ''} took "
+        f"{arm_words.steps(tuning, study.labelled)} of batch {tuning.batch} with "
         f"AdamW ({rate}weight decay {tuning.weight_decay:g}, warm-up over "
         f"{100 * tuning.warmup:g} % of the steps, cosine decay, norm of the gradient at most "
         f"{tuning.clip:g}). The loss was the sum of Dice loss and of cross-entropy with every "
@@ -156,6 +155,22 @@ def _tuning(study: Study) -> str:
     return f"{text}{_differ(study)} {_weights(study)}"
 
 
+def _subsets(study: Study) -> str:
+    return (
+        f"{listed(study.labelled)} labelled "
+        f"{'subject' if study.labelled == [1] else 'subjects'}, "
+        f"{plural(study.replicates, 'replicate')} each. Replicate r takes its labelled subjects "
+        "from the front of seeded order r, so that smaller subsets lie inside larger ones, and has "
+        "its own seed; both are the same in every arm. "
+    )
+
+
+def _assigned(study: Study) -> str:
+    if not plan.pretrainings(study):
+        return ""
+    return "Where an arm has k pretraining seeds, replicate r starts from seed r modulo k. "
+
+
 def _differ(study: Study) -> str:
     """In what arms differ; what else they differ in is said with the arms."""
     more = any(
@@ -165,6 +180,9 @@ def _differ(study: Study) -> str:
     if len(study.arms) == 1:
         return ""
     start = "Arms differ in the weights they start from and in nothing else"
+    if plan.trials(study):
+        start = "Arms differ in the weights they start from, in their tuned learning rates"
+        start += " and in nothing else"
     return f"{start}, but for what is said of them above." if more else f"{start}."
 
 
@@ -250,11 +268,14 @@ def _comparing(study: Study, control: str) -> str:
 
 
 def _further(study: Study) -> str:
-    found = plan.further_controls(study)
-    if not found:
-        return ""
+    taught = {n: arm.selftrain.of for n, arm in study.arms.items() if arm.selftrain}
+    others = {c for arm in study.arms if arm not in taught for c in plan.controls_of(study, arm)}
+    found = [name for name in plan.further_controls(study) if name in others]
     does = "are further controls" if len(found) > 1 else "is a further control"
-    return f" {listed(found)} {does}, beside which pretrained arms are set in the same way."
+    said = f" {listed(found)} {does}, beside which pretrained arms are set in the same way."
+    beside = [f"{name} beside {other}" for name, other in taught.items() if other != study.control]
+    own = f" An arm that trains itself is also set beside its teacher: {listed(beside)}."
+    return f"{said if found else ''}{own if beside else ''}"
 
 
 def primary_words(study: Study, control: str) -> str:
@@ -272,64 +293,3 @@ def primary_words(study: Study, control: str) -> str:
         "corrected p is below 0.05. All else (other arms, label counts and metrics, single "
         "classes, further controls, bootstrap, Wilcoxon's test) is secondary and not corrected."
     )
-
-
-def caveats(results: Results) -> list[str]:
-    """What the intervals do not cover."""
-    study, found = results.study, []
-    for arm in study.arms:
-        source = origin_of(study, arm)
-        read = [
-            item.summary.get("labels_read") or 0
-            for item in results.pretrainings
-            if item.arm == source
-        ]
-        if max(read, default=0):
-            found.append(
-                f"The pretraining of {arm} read the voxel labels of {max(read)} pool cases: its "
-                "comparisons are with arms that had fewer labels, whatever number stands beside "
-                "them."
-            )
-    family = len(primary_pairs(study))
-    if family > 1:
-        found.append(
-            f"Holm's correction covers the {family} primary comparisons. Intervals are those of "
-            "single comparisons, and what is called secondary is not corrected."
-        )
-    border = [arm for arm, tuned in results.tuned.items() if tuned.get("border")]
-    if border:
-        found.append(
-            f"The learning rate chosen for {listed(border)} is the smallest or largest of those "
-            "tried; a rate beyond it might do better."
-        )
-    candidates = len(results.splits.candidates(0)) if results.splits else 0
-    overlapping = [n for n in study.labelled if 2 * n > candidates > 0]
-    if overlapping and study.replicates > 1:
-        found.append(
-            f"With {listed(overlapping)} of {candidates} labelled candidates the subsets of "
-            "different replicates overlap by half or more: the interval then says less about other "
-            "labelled subjects than its width suggests."
-        )
-    seeds = {n: a.pretrain.seeds for n, a in study.arms.items() if a.pretrain}
-    needed = max(METHOD_SEEDS, study.replicates)
-    shared = [name for name, count in seeds.items() if count < needed]
-    if shared and results.control:
-        found.append(
-            f"Fewer than {needed} pretraining seeds ({listed(shared)}), so that replicates share "
-            "encoders: what is said holds for the encoders that were trained, not for the method."
-        )
-    given = [name for name, arm in study.arms.items() if arm.weights]
-    if given:
-        found.append(
-            f"What the given weights of {listed(given)} were trained on is not known here; if test "
-            "cases were part of it, the result is worth nothing."
-        )
-    pretrained = {origin_of(study, name) for name, _ in primary_pairs(study)} - {None}
-    matched = {origin_of(study, arm.cost_of) for arm in study.arms.values() if arm.cost_of}
-    lacking = [name for name in seeds if name in pretrained - matched]
-    if lacking and results.control:
-        found.append(
-            f"{listed(lacking)} had the time of a pretraining more than {results.control}, and no "
-            "control of equal cost is part of the study (`cost_of`)."
-        )
-    return found

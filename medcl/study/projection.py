@@ -75,6 +75,12 @@ def project(study: Study, pace: Pace) -> list[Projected]:
     models = [*protocol.runs(study), *protocol.bound_runs(study)]
     for arm, count in Counter(row.arm for row in models).items():
         found.append(_summed("predict", arm, [], [pace.predict.get(arm)] * count, pace))
+    joints = protocol.ensembles(study)
+    for arm in dict.fromkeys(joint.arm for joint in joints):
+        one = pace.predict.get(arm)
+        members = [len(joint.members) for joint in joints if joint.arm == arm]
+        jobs = [None if one is None else count * one for count in members]
+        found.append(_summed("predict, ensemble", arm, [], jobs, pace))
     return found
 
 

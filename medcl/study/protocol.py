@@ -277,8 +277,13 @@ def _cells(study: Study, row: Row) -> Iterator[Any]:
     yield "" if start is None or start.file else start.seed
     known = isinstance(row.settings.steps, int)
     steps = str(row.settings.steps) if known else "by the number of candidates"
+    probe = row.settings.mode in PROBES
+    if probe:
+        steps = ""
     yield f"{steps} + cost of {row.matched.pretraining.folder}" if row.matched else steps
-    if row.stage == "tune" and study.tune is not None:
+    if probe:
+        yield ""
+    elif row.stage == "tune" and study.tune is not None:
         yield " ".join(f"{rate:g}" for rate in study.tune.learning_rates)
     else:
         yield row.tuned or f"{row.settings.learning_rate:g}"

@@ -16,7 +16,7 @@ from medcl.study.markup import Html
 from medcl.study.measures import MEASURES, WEIGHTS, Measure
 from medcl.study.prose import listed
 from medcl.study.results import Pretraining, Results
-from medcl.study.statistics import MIN_REPLICATES, Estimate, by_subject
+from medcl.study.statistics import MIN_REPLICATES, Estimate, complete
 
 
 @dataclass(frozen=True)
@@ -198,14 +198,10 @@ def subject_means(
     tables = [
         case_table(results, name, labelled, metric=chosen.metric) for name in (results.control, arm)
     ]
-    shared = ~np.any([np.isnan(table).all(axis=1) for table in tables], axis=0)
-    tables = [table[shared] for table in tables]
-    keep = ~np.any([np.isnan(table).any(axis=0) for table in tables], axis=0)
-    if not shared.any() or not keep.any():
+    shared = complete(np.stack(tables), results.test_subjects)
+    if not shared.size:
         return None
-    subjects = [name for name, use in zip(results.test_subjects, keep, strict=True) if use]
-    scale = MEASURES[chosen.metric].scale
-    scratch, other = (scale * by_subject(t[:, keep], subjects).mean(axis=0) for t in tables)
+    scratch, other = MEASURES[chosen.metric].scale * shared.mean(axis=1)
     return scratch, other
 
 
@@ -254,11 +250,10 @@ def _picture(drawing: Drawing, caption: str) -> Picture:
 
 
 def _replicates(results: Results, item: Comparison) -> list[float]:
-    """Mean of each replicate over the cases that all of them have, as shown."""
+    """Mean of each replicate over the test subjects, as the mean of all is made."""
     table = case_table(results, item.arm, item.labelled, metric=item.measure.key)
-    rows = table[~np.isnan(table).all(axis=1)]
-    rows = rows[:, ~np.isnan(rows).any(axis=0)]
-    return [item.measure.scale * float(row.mean()) for row in rows]
+    rows = complete(table, results.test_subjects)
+    return [item.measure.scale * float(row.mean()) for row in rows] if rows.size else []
 
 
 def _point(

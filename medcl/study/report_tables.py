@@ -19,7 +19,7 @@ from medcl.study.measures import MEASURES, WEIGHTS
 from medcl.study.prose import NONE
 from medcl.study.resampling import SEED, bootstrap, wilcoxon
 from medcl.study.results import OK, Results
-from medcl.study.statistics import by_subject
+from medcl.study.statistics import complete
 from medcl.study.tables import Cell, Column, Number, Table
 
 
@@ -121,7 +121,7 @@ def variance(results: Results, comparisons: Sequence[Comparison]) -> Table:
         found = item.difference
         if found is None or found.spread is None or item.control is None:
             continue
-        table = _complete(
+        table = complete(
             difference_table(results, item.arm, item.labelled, item.control, metric=chosen.metric),
             results.test_subjects,
         )
@@ -190,14 +190,6 @@ def cost(results: Results) -> Table:
         Column("device", "device", "t"),
     )
     return Table("cost", caption, columns, rows)
-
-
-def _complete(values: np.ndarray, subjects: Sequence[str]) -> np.ndarray:
-    """By subject, without replicates that have no value, then without cases that have a gap."""
-    rows = values[~np.isnan(values).all(axis=1)]
-    kept = ~np.isnan(rows).any(axis=0)
-    names = [name for name, keep in zip(subjects, kept, strict=True) if keep]
-    return by_subject(rows[:, kept], names) if names else rows[:, kept]
 
 
 def _holm(item: Comparison) -> Cell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medcl.study import ensembles, methods, metric_tables, prose, report_tables
+from medcl.study.caveats import caveats
 from medcl.study.comparison import Comparison, collapsed
 from medcl.study.headline import headline, kind_of
 from medcl.study.markup import (
@@ -65,7 +66,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
     if not results.control:
         said = tag("ul", *(tag("li", lone_words(item)) for item in comparisons))
         first = [tag("div", said, class_="answer"), *warnings, table]
-        more = bullets(map(ticked, methods.caveats(results)))
+        more = bullets(map(ticked, caveats(results)))
         return section("The answer", *first, more, anchor="answer")
     order = sorted(
         (arm for arm in results.study.arms if arm != results.control),
@@ -83,7 +84,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
         table,
         subsection("Each comparison", tag("div", *map(Html, each), class_="answer small")),
         paragraph(methods.primary_words(results.study, results.control), class_="facts"),
-        bullets(map(ticked, methods.caveats(results))),
+        bullets(map(ticked, caveats(results))),
         anchor="answer",
     )
 

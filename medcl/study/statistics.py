@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats
 
 LEVEL = 0.05
@@ -83,19 +83,15 @@ def estimate(values: Float[np.ndarray, "R C"], subjects: Sequence[str] | None = 
     names = list(subjects) if subjects is not None else [str(c) for c in range(values.shape[1])]
     if values.shape[1] == 0:
         return Estimate(None, 0, 0, 0, reason="no test case")
-    finished = ~np.isnan(values).all(axis=1)
-    rows = values[finished]
-    dropped = int((~finished).sum())
-    if not len(rows):
+    finished, defined = known(values)
+    dropped, undefined = int((~finished).sum()), int((~defined).sum())
+    if not finished.any():
         return Estimate(None, 0, 0, 0, dropped, reason="no replicate finished")
-    defined = ~np.isnan(rows).any(axis=0)
-    undefined = int((~defined).sum())
     if not defined.any():
         reason = "no test case is defined in every replicate"
-        return Estimate(None, len(rows), 0, 0, dropped, undefined, reason=reason)
-    kept = [name for name, use in zip(names, defined, strict=True) if use]
-    table = by_subject(rows[:, defined], kept)
-    plain = Estimate(float(table.mean()), len(table), table.shape[1], len(kept), dropped, undefined)
+        return Estimate(None, int(finished.sum()), 0, 0, dropped, undefined, reason=reason)
+    table, cases = complete(values, names), int(defined.sum())
+    plain = Estimate(float(table.mean()), len(table), table.shape[1], cases, dropped, undefined)
     if why := _why_no_interval(table):
         return replace(plain, reason=why)
     mean, error, degrees = crossed(table)
@@ -128,13 +124,29 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def by_subject(
-    values: Float[np.ndarray, "R C"], subjects: Sequence[str]
-) -> Float[np.ndarray, "R S"]:
-    """Average the cases of each subject; subjects in order of appearance."""
-    order = {name: None for name in subjects}
+def known(
+    values: Float[np.ndarray, "*tables R C"],
+) -> tuple[Bool[np.ndarray, " R"], Bool[np.ndarray, " C"]]:
+    """Replicates with a value in every table, and cases without a gap in any of those."""
+    gaps = np.isnan(values)
+    tables = tuple(range(gaps.ndim - 2))
+    replicates = ~gaps.all(axis=-1).any(axis=tables)
+    return replicates, ~gaps[..., replicates, :].any(axis=(*tables, -2))
+
+
+def complete(
+    values: Float[np.ndarray, "*tables R C"], subjects: Sequence[str]
+) -> Float[np.ndarray, "*tables r S"]:
+    """What is known of every table, averaged over the cases of each subject.
+
+    Subjects in order of appearance; those of whom no case is left are left out.
+    """
+    replicates, cases = known(values)
     named = np.array(subjects)
-    return np.stack([values[:, named == name].mean(axis=1) for name in order], axis=1)
+    left = [(named == name) & cases for name in dict.fromkeys(subjects)]
+    means = [values[..., replicates, :][..., own].mean(axis=-1) for own in left if own.any()]
+    empty = values[..., replicates, :0]
+    return np.stack(means, axis=-1) if means else empty
 
 
 def _why_no_interval(table: Float[np.ndarray, "R S"]) -> str | None:

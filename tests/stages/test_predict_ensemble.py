@@ -10,11 +10,19 @@ from medcl.cli import main
 from medcl.data.plan import Plan
 from medcl.data.preprocess import prepare, restore_values
 from medcl.data.volume import read_volume, write_nifti
-from medcl.files import read_json
+from medcl.files import read_json, write_yaml
 from medcl.training.ensemble import entropy
 
 known_network, study = alone.known_network, alone.study
 BRIGHT = 7
+STUDY = {
+    "study": "s",
+    "dataset": {"name": "d", "modality": "MR", "classes": {"bright": 1},
+                "sources": [{"layout": "files", "path": "x"}]},
+    "arms": {"scratch": {}, "mae": {"pretrain": {"objective": "mae", "steps": 1}}},
+    "labelled": [1, 2],
+    "replicates": 3,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -71,19 +79,27 @@ def test_neither_the_mean_of_the_logits_nor_one_vote_each_decides(tmp_path: Path
 
 
 def test_the_replicates_of_an_arm_are_found_in_a_study(tmp_path: Path, models, capsys) -> None:
-    for number, file in enumerate(models(0.725, 2.0, 2.0)):
-        place = tmp_path / f"results/finetune/mae/n2/r{number}"
+    root = tmp_path / "results"
+    write_yaml(root / "config.resolved.yaml", STUDY)
+    for number, file in enumerate(models(0.725, 2.0, 2.0, 0.725, 0.725)):  # two of them from before
+        place = root / f"finetune/mae/n2/r{number}"
         place.mkdir(parents=True)
         Path(file).rename(place / "model.pt")
     write_nifti(tmp_path / "anna.nii", alone.scan()[0])
     words = ["predict", "--input", str(tmp_path / "anna.nii"), "--output", str(tmp_path / "out")]
-    words += ["--study", str(tmp_path / "results"), "--arm", "mae"]
+    words += ["--study", str(root), "--arm", "mae"]
     assert main([*words, "--labelled", "2"]) == 0
     assert not is_bright(tmp_path)
-    assert main([*words, "--labelled", "3"]) == 1
-    assert "mae/n3: no r*/model.pt" in capsys.readouterr().err
-    assert main(words) == 1
-    assert "--arm and --labelled" in capsys.readouterr().err
+    for more, said in (
+        (["--labelled", "3"], "no arm 'mae' with 3 labelled; there are scratch with 1 and 2, mae"),
+        (["--labelled", "1"], "mae/n1/r0/model.pt: not found (3 of 3 models are not made yet)"),
+        ([], "--arm and --labelled"),
+    ):
+        assert main([*words, *more]) == 1
+        assert said in capsys.readouterr().err
+    (root / "config.resolved.yaml").unlink()
+    assert main([*words, "--labelled", "2"]) == 1
+    assert "config.resolved.yaml: not found; --study takes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

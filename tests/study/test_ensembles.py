@@ -9,7 +9,7 @@ from make_results import Fake, make
 
 from medcl.files import read_yaml, write_json, write_text, write_yaml
 from medcl.study import ensembles
-from medcl.study.comparison import compare
+from medcl.study.comparison import compare, mean_of
 from medcl.study.prose import NONE
 from medcl.study.results import Results, read_results
 from medcl.workflow import Flow
@@ -57,13 +57,30 @@ def test_an_ensemble_has_a_row_with_what_its_networks_do_alone(config: Path) -> 
         ["1", "scratch", 5], ["1", "voco", 5], ["2", "scratch", 5], ["2", "voco", 5]
     ]  # fmt: skip
     row = table.rows[3]
-    alone = [
-        value for run in results.runs_of("voco", 2) for value in run.scores["last", "dice"].values()
-    ]
-    assert row[4].value == pytest.approx(np.mean(alone))
+    assert row[4].value == pytest.approx(mean_of(results, "voco", 2).mean)
     assert row[5].value == pytest.approx(TOGETHER)
     subsets = [set(results.splits.subset(2, replicate)) for replicate in range(5)]
     assert row[3] == len(set.union(*subsets)) > 2
+
+
+def test_both_sides_are_means_over_subjects_on_the_cases_that_all_have(config: Path) -> None:
+    """A case that one network has no value for counts for none, and a failed one is not read."""
+    write_ensemble(config.parent, "voco", 1)
+    lost, *others = results_of(config).test_cases
+    folder = config.parent / "finetune/voco/n1"
+    for place in (folder / "r0", folder / "ensemble"):
+        with open(place / "metrics.csv", newline="") as file:
+            header, *lines = csv.reader(file)
+        case, value = header.index("case"), header.index("value")
+        new = "" if place.name == "r0" else "0.1"
+        lines = [[*x[:value], new, *x[value + 1 :]] if x[case] == lost else x for x in lines]
+        write_text(place / "metrics.csv", "".join(",".join(x) + "\n" for x in [header, *lines]))
+    results = results_of(asked(config))
+    (row,) = [row for row in ensembles.table(results).rows if row[:2] == ["1", "voco"]]
+    assert row[5].value == pytest.approx(TOGETHER)
+    runs = [run.scores["last", "dice"].items() for run in results.runs_of("voco", 1)]
+    known = [value for scores in runs for (case, _), value in scores if case in others]
+    assert row[4].value == pytest.approx(np.mean(known))
 
 
 def test_no_comparison_knows_of_an_ensemble(config: Path) -> None:
@@ -78,10 +95,11 @@ def test_an_ensemble_with_a_failed_network_is_missing_and_its_networks_are_not(
     config: Path,
 ) -> None:
     write_ensemble(config.parent, "voco", 1, failed=True)
-    rows = ensembles.table(results_of(asked(config))).rows
-    (row,) = [row for row in rows if row[:2] == ["1", "voco"]]
+    table = ensembles.table(results_of(asked(config)))
+    (row,) = [row for row in table.rows if row[:2] == ["1", "voco"]]
     assert row[5].value is None
     assert row[4].value > 0
+    assert (table.columns[6].title, row[6]) == ("why not", "r2/model.pt: loss is nan")
 
 
 def test_it_is_planned_where_asked_for_alone_and_re_runs_no_prediction(config: Path) -> None:

@@ -58,6 +58,13 @@ def test_trial_runs_and_the_bound_are_counted() -> None:
     assert made["predict", "scratch"].jobs == 6 + 2
 
 
+def test_an_ensemble_predicts_with_every_network_of_an_arm() -> None:
+    made = {(i.stage, i.arm): i for i in project(study(predict={"ensemble": True}), PACE)}
+    together = made["predict, ensemble", "long"]
+    assert (together.jobs, together.seconds) == (2, 2 * (3 * 10.0 + 4))
+    assert not any(item.stage == "predict, ensemble" for item in project(study(), PACE))
+
+
 def test_what_could_not_be_timed_is_not_guessed() -> None:
     pace = Pace({"glocal": None}, PACE.finetune, PACE.validate, {}, 4.0)
     made = {(item.stage, item.arm): item for item in project(study(), pace)}

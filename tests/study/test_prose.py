@@ -2,12 +2,23 @@
 
 import hashlib
 
-from medcl.config import Options, Pretrain
+from medcl.config import Options, Pretrain, Study, load_study
 from medcl.networks.transfer import Transfer
 from medcl.study import methods, prose
 from medcl.study.markup import Html, escape, table, tag, ticked
 from medcl.study.names import Names
 from medcl.study.results import Run
+
+DATASET = {
+    "name": "d",
+    "modality": "MR",
+    "classes": {"a": 1},
+    "sources": [{"layout": "files", "path": "x"}],
+}
+
+
+def study(**given: object) -> Study:
+    return load_study({"study": "s", "dataset": DATASET, "labelled": [1]} | given)
 
 
 def test_texts_are_escaped_and_html_is_not():
@@ -149,6 +160,35 @@ def test_every_phase_of_a_pretraining_is_described():
     assert "objective global_contrast, 3 steps" in said
     assert "then objective local_contrast with blocks 2 on the same network, 5 steps" in said
     assert said.count("peak learning rate 0.01") == 2
+
+
+def test_a_study_of_probes_alone_is_not_said_to_train_networks():
+    arms = {"scratch": {}, "dense": {"pretrain": {"objective": "dense", "steps": 2}}}
+    probed = methods._tuning(study(arms=arms, finetune={"mode": "knn"}))
+    assert probed.startswith("Probes (unet, no weight of which is trained) were made with 1")
+    assert "AdamW" not in probed
+    assert "last step" not in probed
+    arms["dense"]["finetune"] = {"mode": "linear"}
+    assert "Training (of all but dense) took" in methods._tuning(study(arms=arms))
+
+
+def test_tuned_learning_rates_are_said_to_differ():
+    arms = {"scratch": {}, "dense": {"pretrain": {"objective": "dense", "steps": 2}}}
+    tune = {"learning_rates": [1e-3, 2e-3], "labelled": 1}
+    assert "tuned learning rates and in nothing else" in methods._tuning(
+        study(arms=arms, tune=tune)
+    )
+    assert "start from and in nothing else" in methods._tuning(study(arms=arms))
+
+
+def test_an_arm_that_trains_itself_is_said_to_stand_beside_its_teacher():
+    arms = {
+        "scratch": {},
+        "dense": {"pretrain": {"objective": "dense", "steps": 2}},
+        "more": {"selftrain": {"of": "dense"}},
+    }
+    said = methods._further(study(arms=arms))
+    assert said == " An arm that trains itself is also set beside its teacher: more beside dense."
 
 
 def test_probes_are_said_to_have_read_labels():

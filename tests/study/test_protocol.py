@@ -143,6 +143,13 @@ def test_the_table_says_it_all(tmp_path: Path) -> None:
     assert {r["labelled"] for r in rows if r["stage"] == "bound"} == {"all"}
 
 
+def test_a_probe_has_neither_steps_nor_a_rate_in_the_table(tmp_path: Path) -> None:
+    probed = study(arms=ARMS | {"knn": {"start": "dense", "finetune": {"mode": "knn"}}})
+    protocol.write_table(tmp_path / "protocol.csv", probed)
+    rows = list(csv.DictReader((tmp_path / "protocol.csv").read_text().splitlines()))
+    assert {(r["steps"], r["learning_rate"]) for r in rows if r["arm"] == "knn"} == {("", "")}
+
+
 def test_the_table_names_the_run_whose_network_labels_the_pool(tmp_path: Path) -> None:
     protocol.write_table(
         tmp_path / "protocol.csv", study(arms=ARMS | {"self": {"selftrain": {"of": "short"}}})
@@ -209,6 +216,12 @@ def test_what_cannot_be_compared_is_refused(changed: dict, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         study(**changed)
     assert said in str(error.value)
+
+
+def test_how_often_a_state_is_saved_makes_no_control_unlike() -> None:
+    arms = {"scratch": {}, "dense": {"pretrain": PRETRAIN, "finetune": {"save_every_s": 5}}}
+    found = study(arms=arms | {"long": {"cost_of": "dense"}})
+    assert protocol.run(found, "long", 1, 0).matched is not None
 
 
 def test_a_self_trained_arm_may_need_what_its_teacher_has() -> None:

@@ -11,7 +11,8 @@ from make_results import Fake, make
 from report_pages import QUICK, quick, rows_of, run, text_of
 
 from medcl.files import read_json, read_yaml, write_json, write_yaml
-from medcl.study import drawing, methods
+from medcl.study import drawing
+from medcl.study.caveats import caveats
 from medcl.study.comparison import case_table, compare, compare_further, difference_of
 from medcl.study.cost import costs
 from medcl.study.report import make_report
@@ -154,7 +155,7 @@ def test_a_case_undefined_in_one_run_leaves_every_comparison_it_belongs_to(tmp_p
 
 def test_what_the_intervals_do_not_cover_is_said(tmp_path):
     results, _ = quick(tmp_path / "a", labelled=(1, 6), seeds={})
-    said = " ".join(methods.caveats(results))
+    said = " ".join(caveats(results))
     assert "Holm's correction covers the 2 primary comparisons" in said
     assert "With 6 of 10 labelled candidates" in said
     assert "Fewer than 5 pretraining seeds (voco)" in said
@@ -249,9 +250,9 @@ def test_every_arm_that_starts_from_weights_says_what_it_took_over(tmp_path):
 def test_a_report_says_that_no_control_has_the_time_of_the_pretraining(tmp_path):
     results, _ = quick(tmp_path / "a")
     words = "voco had the time of a pretraining more than scratch, and no control of equal cost"
-    assert words in " ".join(methods.caveats(results))
+    assert words in " ".join(caveats(results))
     results, _ = quick(tmp_path / "b", long=True)
-    assert "control of equal cost" not in " ".join(methods.caveats(results))
+    assert "control of equal cost" not in " ".join(caveats(results))
 
 
 def test_the_cost_names_device_and_memory_of_each_arm(tmp_path):
@@ -267,6 +268,19 @@ def test_the_cost_names_device_and_memory_of_each_arm(tmp_path):
     assert (pretrain.memory_mb, pretrain.device_mb) == (4210.5, 20000.0)
     assert pretrain.device == "cpu, cuda"
     assert (found["finetune", "voco"].device, found["finetune", "voco"].device_mb) == ("cpu", None)
+
+
+def test_what_ensembles_cost_stands_beside_what_single_networks_do(tmp_path):
+    config = make(tmp_path / "a", Fake(**QUICK))
+    folder = tmp_path / "a/benchmark"
+    folder.mkdir()
+    jobs = {"predict.voco.n1.r0": 3, "predict_ensemble.voco.n1": 9, "predict_bound.voco.r0": 4}
+    for name, seconds in (jobs | {"evaluate_ensemble.voco.n2": 2}).items():
+        (folder / f"{name}.tsv").write_text(f"s\tmax_rss\n{seconds}\t100\n")
+    found = {(c.stage, c.arm): c for c in costs(read_results(config, config.parent))}
+    assert found["predict", "voco"].seconds == 3
+    assert found["predict, ensemble", "voco"].seconds == 9
+    assert found["evaluate, ensemble", "voco"].seconds == 2
 
 
 def test_a_class_that_one_arm_lost_costs_the_other_nothing(tmp_path):
@@ -300,6 +314,6 @@ def test_a_pretraining_that_read_labels_is_named_beside_the_answer(tmp_path):
     for file in config.parent.glob("pretrain/voco/*/summary.json"):
         write_json(file, read_json(file) | {"labels_read": 12})
     results = read_results(config, config.parent)
-    (said,) = [words for words in methods.caveats(results) if "read the voxel labels" in words]
+    (said,) = [words for words in caveats(results) if "read the voxel labels" in words]
     assert said.startswith("The pretraining of voco read the voxel labels of 12 pool cases")
     assert said in text_of(make_report(results).html)

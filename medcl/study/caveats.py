@@ -1,0 +1,69 @@
+"""What the intervals of a study do not cover."""
+
+from __future__ import annotations
+
+from medcl.config import origin_of, primary_pairs
+from medcl.study.prose import listed
+from medcl.study.results import Results
+from medcl.study.sentences import METHOD_SEEDS
+
+
+def caveats(results: Results) -> list[str]:
+    """What the intervals do not cover."""
+    study, found = results.study, []
+    for arm in study.arms:
+        source = origin_of(study, arm)
+        read = [
+            item.summary.get("labels_read") or 0
+            for item in results.pretrainings
+            if item.arm == source
+        ]
+        if max(read, default=0):
+            found.append(
+                f"The pretraining of {arm} read the voxel labels of {max(read)} pool cases: its "
+                "comparisons are with arms that had fewer labels, whatever number stands beside "
+                "them."
+            )
+    family = len(primary_pairs(study))
+    if family > 1:
+        found.append(
+            f"Holm's correction covers the {family} primary comparisons. Intervals are those of "
+            "single comparisons, and what is called secondary is not corrected."
+        )
+    border = [arm for arm, tuned in results.tuned.items() if tuned.get("border")]
+    if border:
+        found.append(
+            f"The learning rate chosen for {listed(border)} is the smallest or largest of those "
+            "tried; a rate beyond it might do better."
+        )
+    candidates = len(results.splits.candidates(0)) if results.splits else 0
+    overlapping = [n for n in study.labelled if 2 * n > candidates > 0]
+    if overlapping and study.replicates > 1:
+        found.append(
+            f"With {listed(overlapping)} of {candidates} labelled candidates the subsets of "
+            "different replicates overlap by half or more: the interval then says less about other "
+            "labelled subjects than its width suggests."
+        )
+    seeds = {n: a.pretrain.seeds for n, a in study.arms.items() if a.pretrain}
+    needed = max(METHOD_SEEDS, study.replicates)
+    shared = [name for name, count in seeds.items() if count < needed]
+    if shared and results.control:
+        found.append(
+            f"Fewer than {needed} pretraining seeds ({listed(shared)}), so that replicates share "
+            "encoders: what is said holds for the encoders that were trained, not for the method."
+        )
+    given = [name for name, arm in study.arms.items() if arm.weights]
+    if given:
+        found.append(
+            f"What the given weights of {listed(given)} were trained on is not known here; if test "
+            "cases were part of it, the result is worth nothing."
+        )
+    pretrained = {origin_of(study, name) for name, _ in primary_pairs(study)} - {None}
+    matched = {origin_of(study, arm.cost_of) for arm in study.arms.values() if arm.cost_of}
+    lacking = [name for name in seeds if name in pretrained - matched]
+    if lacking and results.control:
+        found.append(
+            f"{listed(lacking)} had the time of a pretraining more than {results.control}, and no "
+            "control of equal cost is part of the study (`cost_of`)."
+        )
+    return found
