@@ -220,7 +220,7 @@ def _watch(
     seed: int,
     outputs: Outputs,
 ) -> Callable[[int], dict[str, float]] | None:
-    """Probes of the network for the log, where asked for; the first is made before any step.
+    """Probes of the network for the log, where asked for; the first is made before any phase.
 
     What hinders them is said and fails no pretraining.
     """
@@ -240,15 +240,16 @@ def _watch(
             print(f"pretrain: step {step}, {phase.probe} probe: Dice {100 * dice:.1f}", flush=True)
         return {PROBE_DICE: dice}
 
-    try:
-        if not fitted:
-            raise TrainingFailed("the pool has no two labelled subjects in the store")
-        before = say(0)[PROBE_DICE]
-    except TrainingFailed as error:
-        outputs.facts["diagnosis"].append(f"no probe could be made: {error}")
-        return None
-    outputs.facts.setdefault("probe", facts | {"before": before})
-    return say
+    if "probe" not in outputs.facts:
+        try:
+            if not fitted:
+                raise TrainingFailed("the pool has no two labelled subjects in the store")
+            facts |= {"before": say(0)[PROBE_DICE]}
+        except TrainingFailed as error:
+            outputs.facts["diagnosis"].append(f"no probe could be made: {error}")
+            facts = {}
+        outputs.facts["probe"] = facts
+    return say if outputs.facts["probe"] else None
 
 
 def probed(store: Store, splits: Splits) -> tuple[list[StoredVolume], list[StoredVolume]]:

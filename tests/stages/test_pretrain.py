@@ -19,7 +19,8 @@ from medcl.data.splits import read_splits
 from medcl.data.store import Store, StoredVolume
 from medcl.errors import MedclError
 from medcl.stages import preprocess, pretrain
-from medcl.training import checkpoint
+from medcl.training import checkpoint, fit
+from medcl.training.state import Run
 
 GLOBAL = "objective: {name: global_contrast, form: gd-, partitions: 2, hidden: 8, width: 4}"
 LOCAL = "{objective: {name: local_contrast, region: 1, width: 4}, steps: 2}"
@@ -156,6 +157,39 @@ def test_probes_write_their_dice_into_the_log_and_change_no_weight(study, capsys
     assert (summary["probe"]["fitted_to"], summary["probe"]["measured_on"]) == (1, 1)
     assert f"a {kind} probe of its feature maps had Dice" in summary["diagnosis"][-1]
     assert f"pretrain: step 2, {kind} probe: Dice" in capsys.readouterr().out
+
+
+def test_a_run_with_probes_that_was_killed_has_the_log_of_an_uninterrupted_one(
+    study, capsys, monkeypatch
+):
+    settings = f"{(PROBED % 'knn')[:-1]}, then: [{LOCAL}]}}"
+    whole, summary = run(study, settings, "whole")
+    assert capsys.readouterr().out.count("step 0, knn probe") == 1  # not before each phase
+    real, calls = fit._backward, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(Run, "due", lambda run, seconds: run.step % 2 == 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_backward", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(study, settings)
+    resumed, again = run(study, settings)
+    for name, weight in whole["network_weights"].items():
+        assert torch.equal(weight, resumed["network_weights"][name]), name
+    assert again["probe"] == summary["probe"]
+    logs = []
+    for folder in ("whole", "out"):
+        with open(study / folder / "log.csv", newline="") as file:
+            logs.append(
+                [(row["step"], row["loss"], row["probe_dice"]) for row in csv.DictReader(file)]
+            )
+    assert logs[0] == logs[1]
+    assert [bool(probe) for _, _, probe in logs[0]] == [False, True, True, False, True]
 
 
 def test_probes_read_labels_of_pool_subjects_alone_and_fit_and_measure_on_different_ones(
