@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from medcl.config.base import ConfigError
 from medcl.config.messages import problems_of, suggest
-from medcl.config.options import SCHEMAS, option_problems, slide_option_problems
+from medcl.config.options import SCHEMAS, SLIDES, VOLUMES, option_problems
 from medcl.config.slides import SlideStudy
 from medcl.config.study import Study
 from medcl.files import read_yaml
@@ -27,14 +27,14 @@ def load_study(source: str | Path | Mapping[str, Any], *, file: str | None = Non
     Raises ConfigError with every problem of the study, of its dataset file and of the options of
     its objectives and network, one a line.
     """
-    return _load(Study, source, file, option_problems)
+    return _load(Study, source, file, VOLUMES)
 
 
 def load_slide_study(
     source: str | Path | Mapping[str, Any], *, file: str | None = None
 ) -> SlideStudy:
     """The same for a study of slides (`kind: slides`)."""
-    return _load(SlideStudy, source, file, slide_option_problems)
+    return _load(SlideStudy, source, file, SLIDES)
 
 
 def kind_of(source: str | Path | Mapping[str, Any]) -> str:
@@ -50,7 +50,7 @@ def _load(
     model: type[S],
     source: str | Path | Mapping[str, Any],
     file: str | None,
-    option_problems: Callable[[Mapping[str, Any]], Iterable[str]],
+    options: Mapping[str, str],
 ) -> S:
     if isinstance(source, Mapping):
         raw: Any = dict(source)
@@ -84,7 +84,7 @@ def _load(
                 if key is None
                 else f"{files[key]}: {line.removeprefix(f'{key}.')}"
             )
-    problems += [f"{file}: {line}" for line in option_problems(raw)]
+    problems += [f"{file}: {line}" for line in option_problems(raw, options)]
     if problems:
         raise ConfigError("\n".join(problems))
     assert study is not None

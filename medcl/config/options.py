@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,37 @@ from medcl.files import read_json
 SCHEMAS = Path(__file__).resolve().parents[2] / "workflow" / "schemas"
 
 
-def option_problems(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Check the options of objectives and network against the schemas of their constructors."""
-    arms = raw.get("arms")
-    for name, arm in arms.items() if isinstance(arms, Mapping) else ():
-        pretrain = arm.get("pretrain") if isinstance(arm, Mapping) else None
-        if isinstance(pretrain, Mapping) and "objective" in pretrain:
-            where = f"arms.{name}.pretrain.objective"
-            yield from _check_options(where, pretrain["objective"], "objectives.json")
-            phases = pretrain.get("then")
-            for number, phase in enumerate(phases if isinstance(phases, list) else ()):
-                if isinstance(phase, Mapping) and "objective" in phase:
-                    where = f"arms.{name}.pretrain.then.{number}.objective"
-                    yield from _check_options(where, phase["objective"], "objectives.json")
-    if "network" in raw:
-        yield from _check_options("network", raw["network"], "networks.json")
+# Where options stand in a study (a star: any key or number), and the schemas they are checked with.
+VOLUMES = {
+    "arms.*.pretrain.objective": "objectives.json",
+    "arms.*.pretrain.then.*.objective": "objectives.json",
+    "network": "networks.json",
+}
+SLIDES = {
+    "encoder": "tile_encoders.json",
+    "encoders.*.pretrain.objective": "tile_objectives.json",
+    "aggregators.*": "aggregators.json",
+}
 
 
-def slide_option_problems(raw: Mapping[str, Any]) -> Iterator[str]:
-    """The same for a study of slides."""
-    if "encoder" in raw:
-        yield from _check_options("encoder", raw["encoder"], "tile_encoders.json")
-    encoders = raw.get("encoders")
-    for name, encoder in encoders.items() if isinstance(encoders, Mapping) else ():
-        pretrain = encoder.get("pretrain") if isinstance(encoder, Mapping) else None
-        if isinstance(pretrain, Mapping) and "objective" in pretrain:
-            where = f"encoders.{name}.pretrain.objective"
-            yield from _check_options(where, pretrain["objective"], "tile_objectives.json")
-    aggregators = raw.get("aggregators")
-    for name, options in aggregators.items() if isinstance(aggregators, Mapping) else ():
-        yield from _check_options(f"aggregators.{name}", options, "aggregators.json")
+def option_problems(raw: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[str]:
+    """Check the options at `places` of a study against the schemas of their constructors."""
+    for place, schema in places.items():
+        for where, options in _found(raw, place.split(".")):
+            yield from _check_options(".".join(where), options, schema)
+
+
+def _found(raw: Any, place: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
+    """Every value at `place`, with its path; other parts of the model tell of wrong types."""
+    if not place:
+        yield [], raw
+        return
+    first, *rest = place
+    items = dict(enumerate(raw)) if isinstance(raw, list) else raw
+    for key, value in items.items() if isinstance(items, Mapping) else ():
+        if first in ("*", key):
+            for path, found in _found(value, rest):
+                yield [str(key), *path], found
 
 
 def _check_options(where: str, given: Any, schema_file: str) -> Iterator[str]:

@@ -229,7 +229,11 @@ def _watch(
     from medcl.segmentation.validation import Watch  # MONAI: seconds that others are spared
 
     fitted, scored = probed(*data)
-    facts = {"method": phase.probe, "fitted_to": len(fitted), "measured_on": len(scored)}
+    facts: dict[str, Any] = {
+        "method": phase.probe,
+        "fitted_to": len(fitted),
+        "measured_on": len(scored),
+    }
     watch = Watch(
         network, list(parts), fitted, scored, phase.probe, plan, seed, outputs.place.device
     )
