@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,8 +14,12 @@ from medcl.data.channel_lists import NONE, Channels
 from medcl.data.dicom import is_dicom
 from medcl.data.entries import stem_of, suffix_of, visible_files, walk
 from medcl.data.name_marks import ALONE, Marks, channel_of, label_marks, marks_of
+from medcl.data.nnunet import FOLDERS
 from medcl.data.volume import SUFFIXES
 from medcl.errors import MedclError
+
+DESCRIPTIONS = ("dataset.json", "pretrain_data.json", DESCRIPTION)
+IMAGES = re.compile(r"images?|imgs?|scans?|volumes?", re.IGNORECASE)
 
 
 def guess_sources(path: Path, channels: Channels = NONE) -> list[Source]:
@@ -26,18 +31,22 @@ def guess_sources(path: Path, channels: Channels = NONE) -> list[Source]:
     """
     if not path.exists():
         raise MedclError(f"{path}: no such file or folder; check --source")
-    text = str(path)
+    if path.name in DESCRIPTIONS:
+        path = path.parent
+    text, suffix = str(path), path.suffix.lower()
+    if path.is_file() and suffix in (".yaml", ".yml"):
+        raise MedclError(f"{path}: describes a dataset; give it as --settings")
     if path.is_file():
-        return [_source(layout="csv" if path.suffix.lower() in TABLES else "files", path=text)]
+        table = suffix in (*TABLES, ".xlsx")  # which is told to be exported
+        return [_source(layout="csv" if table else "files", path=text)]
     if (path / "pretrain_data.json").is_file():
         return [_source(layout="nnssl", path=text)]
     if (path / "dataset.json").is_file():
         return [_source(layout="msd", path=text)]
     if (path / DESCRIPTION).is_file() and (found := _guess_bids(path, channels)):
         return found
-    for images, maps in (("imagesTr", "labelsTr"), ("images", "labels")):
-        if (path / images).is_dir() and (path / maps).is_dir():
-            return [_guess_folders(path, images, maps, channels)]
+    if pairs := _pairs(path):
+        return [_guess_folders(path, images, maps, channels) for images, maps in pairs]
     if flat := _guess_beside(path, [path], channels):
         below = [folder for folder in sorted(path.iterdir()) if _holds_images(folder)]
         return [flat, *(source for folder in below for source in guess_sources(folder, channels))]
@@ -64,7 +73,18 @@ def _guess_bids(path: Path, channels: Channels) -> list[Source]:
     ]
 
 
+def _pairs(path: Path) -> list[tuple[str, str]]:
+    """The folders of images with those of their labels: nnU-Net's, or one of each."""
+    names = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()]
+    if all(name in names for name in FOLDERS[0]):
+        return [pair for pair in FOLDERS if (path / pair[0]).is_dir() and _volumes(path / pair[0])]
+    images = [name for name in names if IMAGES.fullmatch(name)]
+    labels = [name for name in names if ALONE.fullmatch(name)]
+    return [(images[0], labels[0])] if len(images) == len(labels) == 1 else []
+
+
 def _guess_folders(path: Path, images: str, maps: str, channels: Channels) -> Source:
+    """`maps` need not be there; raises MedclError where no file of `images` is an image."""
     files, drawn = ([f.name for f in _volumes(path / folder)] for folder in (images, maps))
     if not files:
         raise MedclError(f"{path / images}: no images ({', '.join(SUFFIXES)}); check --source")
@@ -142,7 +162,8 @@ def _channel_files(files: list[str], below: str, channels: Channels) -> dict[str
 
 
 def _volumes(folder: Path) -> list[Path]:
-    return [file for file in visible_files(folder) if suffix_of(file.name)]
+    there = visible_files(folder) if folder.is_dir() else []
+    return [file for file in there if suffix_of(file.name)]
 
 
 def _ending(files: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Container, Iterable
 from typing import NamedTuple
 
-WORDS = r"(?:manual_?)?(?:segm?|segmentation|labels?|labelmap|masks?|gt|ground_?truth)"
+WORDS = r"(?:manual_?)?(?:segm?s?|segmentations?|labels?|labelmaps?|masks?|gt|ground_?truth)"
 BEHIND = re.compile(rf"[_.-]{WORDS}$", re.IGNORECASE)  # p1_seg
 BEFORE = re.compile(rf"{WORDS}[_.-]?(?=\d)", re.IGNORECASE)  # segmentation-12
 ALONE = re.compile(WORDS, re.IGNORECASE)

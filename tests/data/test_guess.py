@@ -106,6 +106,33 @@ def test_notes_hide_no_channels(tmp_path):
         guessed(tmp_path)
 
 
+@pytest.mark.parametrize("maps", ["masks", "Segmentations", "label"])
+def test_folders_of_labels_have_several_names(tmp_path, maps):
+    touch(tmp_path, "img/p1.nii", f"{maps}/p1.nii", "notes/read.me")
+    assert cases(tmp_path) == {"p1": ("img/p1.nii", f"{maps}/p1.nii")}
+
+
+def test_nnunets_tests_are_read_beside_its_training_without_a_dataset_json(tmp_path):
+    touch(tmp_path, "imagesTr/a_0000.nii", "labelsTr/a.nii", "imagesTs/b_0000.nii")
+    assert cases(tmp_path) == {
+        "a": ("imagesTr/a_0000.nii", "labelsTr/a.nii"),
+        "b": ("imagesTs/b_0000.nii", None),
+    }
+
+
+def test_a_description_stands_for_its_folder_and_other_files_end_with_what_to_do(tmp_path):
+    pair = {"image": "i/a.nii", "label": "l/a.nii"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [pair]}))
+    touch(tmp_path, "i/a.nii", "l/a.nii", "mine.yaml")
+    (source,) = guessed(tmp_path / "dataset.json")
+    assert (source.layout, source.path) == ("msd", str(tmp_path))
+    with pytest.raises(MedclError, match=r"mine\.yaml: describes a dataset; give it as --settings"):
+        guessed(tmp_path / "mine.yaml")
+    (tmp_path / "t.xlsx").write_bytes(b"PK\x03\x04")
+    with pytest.raises(MedclError, match="is a spreadsheet; export it as CSV"):
+        list_entries(guessed(tmp_path / "t.xlsx"))
+
+
 # ------------------------------------------------------------------- labels among the images
 
 
