@@ -77,10 +77,15 @@ def _pairs(path: Path) -> list[tuple[str, str]]:
     """The folders of images with those of their labels: nnU-Net's, or one of each."""
     names = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()]
     if all(name in names for name in FOLDERS[0]):
-        return [pair for pair in FOLDERS if (path / pair[0]).is_dir() and _volumes(path / pair[0])]
+        first, *others = FOLDERS
+        return [first, *(pair for pair in others if _volumes(path / pair[0]))]
     images = [name for name in names if IMAGES.fullmatch(name)]
     labels = [name for name in names if ALONE.fullmatch(name)]
-    return [(images[0], labels[0])] if len(images) == len(labels) == 1 else []
+    if len(images) != 1 or len(labels) != 1:
+        return []
+    if any(_holds_dicom(files) for _, files in walk(path / images[0])):
+        return []
+    return [(images[0], labels[0])]
 
 
 def _guess_folders(path: Path, images: str, maps: str, channels: Channels) -> Source:

@@ -112,6 +112,15 @@ def test_folders_of_labels_have_several_names(tmp_path, maps):
     assert cases(tmp_path) == {"p1": ("img/p1.nii", f"{maps}/p1.nii")}
 
 
+def test_folders_without_an_image_are_no_reason_to_take_labels_for_images(tmp_path):
+    for images, maps in (("imagesTr", "labelsTr"), ("scans", "masks")):
+        touch(tmp_path / images, f"{images}/read.me", f"{maps}/p1.nii")
+        with pytest.raises(MedclError, match=f"{images}: no images"):
+            guessed(tmp_path / images)
+    touch(tmp_path / "d", "scans/p1/1.dcm", "masks/p1.nii")
+    assert [s.layout for s in guessed(tmp_path / "d")] == ["dicom"]
+
+
 def test_nnunets_tests_are_read_beside_its_training_without_a_dataset_json(tmp_path):
     touch(tmp_path, "imagesTr/a_0000.nii", "labelsTr/a.nii", "imagesTs/b_0000.nii")
     assert cases(tmp_path) == {
