@@ -6,7 +6,7 @@ import fnmatch
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medcl.config import Source
 from medcl.data.cases import COLUMNS
@@ -15,9 +15,11 @@ from medcl.data.entries import Entry, case_name, listed, lonely_label, stem_of, 
 from medcl.data.text_table import read_text_table
 from medcl.errors import MedclError
 
+DESCRIPTION = "dataset_description.json"  # which every BIDS dataset has
 PERSON, MISSING = "participant_id", "n/a"
 # Entities that say which of several derivatives a file is, not which image it was made from.
 OF_DERIVATIVES = {"label", "desc", "seg", "atlas", "space", "res", "den", "hemi"}
+OF_LABELS = {"dseg": "dseg", "mask": "label-*_mask"}  # suffix -> what to ask for
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,35 @@ def _asked(text: str, where: str) -> Named:
     return replace(named, entities=entities)
 
 
+def kinds_of(root: Path) -> dict[str, str | None]:
+    """The suffixes of the images, that of most subjects first, each with its labels if it has any.
+
+    Labels are those of one pipeline, of which most fit an image, and belong to one suffix.
+    """
+    images: dict[str, list[Named]] = defaultdict(list)
+    for image in _named(root):
+        if image.suffix not in ("dseg", "mask", "probseg", "defacemask"):
+            images[image.suffix].append(image)
+
+    def rank(kind: str) -> tuple[int, bool, str]:
+        found = images[kind]
+        subjects = {image.entities["sub"] for image in found}
+        return -len(subjects), found[0].path.parent.name != "anat", kind
+
+    kinds = sorted(images, key=rank)
+    fits: Counter[tuple[str, str]] = Counter()
+    for pipeline in sorted((root / "derivatives").glob("*")):
+        for label in _named(pipeline):
+            asked = OF_LABELS.get(label.suffix)
+            if asked is None or (label.suffix == "mask" and "label" not in label.entities):
+                continue
+            for kind in kinds:
+                if any(label.marks(image) for image in images[kind]):
+                    fits[kind, f"{pipeline.name}/{asked}"] += 1
+    best, labels = max(fits, key=lambda key: fits[key]) if fits else ("", "")
+    return {kind: labels if kind == best else None for kind in kinds}
+
+
 def _named(root: Path) -> list[Named]:
     """Every volume below the subjects' folders."""
     found = []
@@ -142,6 +173,11 @@ def _named(root: Path) -> list[Named]:
 
 
 def _derivatives(path: Path, labels: str, where: str) -> list[Named]:
+    if PurePosixPath(labels).is_absolute() or PureWindowsPath(labels).drive:
+        raise MedclError(
+            f"{where}.labels: '{labels}' is an absolute path; write it as seen from "
+            f"{path / 'derivatives'}, such as manual/dseg"
+        )
     pipeline, _, text = labels.rpartition("/")
     asked = _asked(text, f"{where}.labels")
     above = path / "derivatives"

@@ -63,22 +63,33 @@ def _contradiction(file: Path, name: str, values: list[int], called: str, value:
 
 
 def _values_by_name(file: Path, labels: Any) -> dict[str, list[int]]:
-    """Name -> its value, or the values of a region; without the background."""
+    """Name -> its value, or the values of a region; without the background.
+
+    Raises MedclError where two values have one name, letter case and spaces aside.
+    """
     try:
         pairs = dict(labels).items()
         if all(str(key).strip().isdigit() for key, _ in pairs):
-            found = {str(name): [int(value)] for value, name in pairs}
+            found = [(str(name), [int(value)]) for value, name in pairs]
         else:
-            found = {
-                str(name): [int(v) for v in (value if isinstance(value, list) else [value])]
+            found = [
+                (str(name), [int(v) for v in (value if isinstance(value, list) else [value])])
                 for name, value in pairs
-            }
+            ]
     except (TypeError, ValueError):
         raise MedclError(
             f'{file}: `labels` must map names to values, such as {{"tumour": 1}}, or values to '
             f"names; got {labels}"
         ) from None
-    return {name: values for name, values in found.items() if values != [0]}
+    first: dict[str, tuple[str, list[int]]] = {}
+    for name, values in found:
+        other, theirs = first.setdefault(_fold(name), (name, values))
+        if theirs != values:
+            raise MedclError(
+                f"{file}: `labels` calls {listed(theirs, 20)} '{other}' and {listed(values, 20)} "
+                f"'{name}': one name for two; give each a name of its own"
+            )
+    return {name: values for name, values in found if values != [0]}
 
 
 def _shown(theirs: Mapping[str, list[int]]) -> str:

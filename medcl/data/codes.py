@@ -34,6 +34,11 @@ CODES: dict[str, dict[str, Code]] = {
         "missing_label_file": Code(E, "the label that is named is not there", "correct the path"),
         "unusable_name": Code(E, "a path that is no text in UTF-8", "rename it"),
         "label_without_image": Code(E, "a label of no image", "supply the image, or remove it"),
+        "label_among_images": Code(
+            EI,
+            "an image is a label of a case, or fits the pattern of labels; info: left out",
+            "make `images` narrower, or name another file",
+        ),
         "several_labels": Code(E, "several labels match one image", "make `labels` narrower"),
         "label_ambiguous": Code(
             E, "a label may belong to several images", "make its name, or `labels`, fit one"

@@ -14,7 +14,7 @@ from medcl.config import Dataset, Dicom
 from medcl.data.cases import Case
 from medcl.data.channel_lists import Channels
 from medcl.data.entries import Entry, person_of
-from medcl.data.sources import list_entries
+from medcl.data.sources import label_files, list_entries, without_labels
 from medcl.data.structures import Naming
 from medcl.errors import MedclError
 
@@ -30,7 +30,9 @@ def list_dataset(dataset: Dataset, dicom: Dicom) -> list[Entry]:
 
 def images_of(dataset: Dataset, dicom: Dicom, channels: Channels) -> list[Entry]:
     """Every image of a dataset, its labels left aside."""
-    blind = [source.model_copy(update={"labels": None}) for source in dataset.sources]
+    found = list_entries(
+        dataset.sources, dataset.root, dicom, channels, Naming.of(dataset), labels=False
+    )
     return [
         replace(
             entry,
@@ -38,16 +40,20 @@ def images_of(dataset: Dataset, dicom: Dicom, channels: Channels) -> list[Entry]
             parts=(),
             findings=tuple(f for f in entry.findings if f.code not in OF_LABELS),
         )
-        for entry in list_entries(blind, dataset.root, dicom, channels)
+        for entry in found
         if entry.image is not None or not any(f.code in OF_LABELS for f in entry.findings)
     ]
 
 
-def joining(dataset: Dataset, dicom: Dicom) -> list[Entry]:
-    """Every image of a dataset that is pretrained on, told apart by the dataset's name."""
+def joining(dataset: Dataset, dicom: Dicom, labelled: Sequence[Entry] = ()) -> list[Entry]:
+    """Every image of a dataset that is pretrained on, told apart by the dataset's name.
+
+    The labels of the `labelled` dataset are none of them.
+    """
     name = dataset.name
     joined = []
-    for entry in images_of(dataset, dicom, Channels.of(dataset)):
+    images = images_of(dataset, dicom, Channels.of(dataset))
+    for entry in without_labels(images, label_files(labelled)):
         subject, guessed = person_of(entry)
         case = f"{name}.{entry.case}"
         named = replace(entry, case=case, subject=f"{name}/{subject}", dataset=name)

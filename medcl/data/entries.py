@@ -90,6 +90,10 @@ def skipped_file(file: Path, source: Source) -> Entry:
     return Entry(case_name(file.name), str(file), source.path).but(finding, skipped=True)
 
 
+def among_images(file: str, why: str) -> Finding:
+    return Finding("label_among_images", "info", f"{file}: {why}; not taken for an image")
+
+
 def lonely_label(
     label: str, why: str = "", remedy: str = "supply the image, or remove the label"
 ) -> Finding:

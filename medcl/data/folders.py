@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medcl.config import Source
 from medcl.data.checks import Finding
-from medcl.data.entries import Entry, case_name, lonely_label, not_used, suffix_of, unlisted, walk
+from medcl.data.entries import (
+    Entry,
+    among_images,
+    case_name,
+    lonely_label,
+    not_used,
+    suffix_of,
+    unlisted,
+    walk,
+)
 from medcl.data.patterns import Pattern, Reading, key_of
 from medcl.data.structures import Naming
 from medcl.errors import MedclError
@@ -37,13 +46,15 @@ class _Labels:
     of: dict[Key, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     lonely: dict[Key, list[str]] = field(default_factory=lambda: defaultdict(list))
     unclear: dict[Key, list[Finding]] = field(default_factory=lambda: defaultdict(list))
-    files: set[Path] = field(default_factory=set)
 
 
-def folders(source: Source, path: Path, where: str, naming: Naming) -> Iterator[Entry]:
+def folders(
+    source: Source, path: Path, where: str, naming: Naming, *, labels: bool = True
+) -> Iterator[Entry]:
     """Patterns with {subject} and optionally {visit}; a folder that matches is a DICOM series.
 
-    `naming` tells which of several ways to read the name of a mask names a class.
+    `naming` tells which of several ways to read the name of a mask names a class. What fits the
+    pattern of the labels is never an image, `labels` or not: without, it is only set aside.
     """
     if not source.images:
         raise MedclError(
@@ -51,22 +62,44 @@ def folders(source: Source, path: Path, where: str, naming: Naming) -> Iterator[
             "such as images/{subject}.nii.gz"
         )
     pattern = Pattern(str(source.images), f"{where}.images")
-    images = [(key_of(readings[0]), file) for file, readings in pattern.paths(path)]
-    if not images:
+    found = [(key_of(readings[0]), file) for file, readings in pattern.paths(path)]
+    if not found:
         raise pattern.no_match(path)
-    known = dict.fromkeys(key for key, _ in images)
-    labels, masks = _Labels(), False
+    marks: dict[Path, list[Reading]] = {}
+    masks = False
     if source.labels:
-        marks = Pattern(source.labels, f"{where}.labels", ("subject", "visit", "class"))
-        if ("visit" in pattern) != ("visit" in marks):
+        drawn = Pattern(source.labels, f"{where}.labels", ("subject", "visit", "class"))
+        masks = "class" in drawn
+        marks = _marks(dict(drawn.paths(path)), found, naming)
+        if labels and ("visit" in pattern) != ("visit" in drawn):
             raise MedclError(
                 f"{where}: {{visit}} stands in one of images and labels; use it in both"
             )
-        masks = "class" in marks
-        labels = _labels(marks, path, known, naming)
+        if labels and not marks:
+            raise drawn.no_match(path)
+    images = [(key, file) for key, file in found if file not in marks]
+    if not images:
+        raise MedclError(
+            f"{where}.labels: all {len(found)} paths that fit '{source.images}', such as "
+            f"{found[0][1]}, fit '{source.labels}' too; make it narrower"
+        )
+    known = dict.fromkeys(key for key, _ in images)
+    sorted_labels = _labels(marks, known, naming) if labels else _Labels()
     for key, file in images:
-        yield _entry(key, file, source, labels, masks=masks)
-    first = _called(images[0][0])
+        yield _entry(key, file, source, sorted_labels, masks=masks)
+    for key, file in found:
+        if file in marks:
+            told = among_images(str(file), f"fits the pattern of the labels, '{source.labels}'")
+            yield _entry(key, file, source, _Labels(), masks=False).but(told, skipped=True)
+    yield from _lonely(sorted_labels, known, source, masks=masks)
+    yield from not_used({*(file for _, file in found), *marks}, source)
+
+
+def _lonely(
+    labels: _Labels, known: Mapping[Key, None], source: Source, *, masks: bool
+) -> Iterator[Entry]:
+    """The labels of no image; of masks that belong together the first."""
+    first = _called(next(iter(known)))
     for key, paths in labels.lonely.items():
         name = case_name("_".join(filter(None, key)))
         lack = f"no image is of {_called(key)}; the first image is of {first}"
@@ -74,7 +107,6 @@ def folders(source: Source, path: Path, where: str, naming: Naming) -> Iterator[
         for label in paths[:1] if masks else paths:
             entry = Entry(name, None, source.path, label, *key)
             yield entry.but(lonely_label(label, lack, remedy))
-    yield from not_used({*(file for _, file in images), *labels.files}, source)
 
 
 def _entry(key: Key, file: Path, source: Source, labels: _Labels, *, masks: bool) -> Entry:
@@ -98,11 +130,31 @@ def _entry(key: Key, file: Path, source: Source, labels: _Labels, *, masks: bool
     return entry.but(*labels.unclear.get(key, ()))
 
 
-def _labels(pattern: Pattern, root: Path, known: Container[Key], naming: Naming) -> _Labels:
-    """The labels of the images there are; raises MedclError where no path fits the pattern."""
+def _marks(
+    fitting: Mapping[Path, list[Reading]], images: Sequence[tuple[Key, Path]], naming: Naming
+) -> dict[Path, list[Reading]]:
+    """The files that are labels, of those that fit their pattern.
+
+    `{subject}_{class}.nii.gz` fits an image `p_1.nii.gz` beside its masks as well: that is a mask
+    only if there is an image of `p`, or if 1 is a class.
+    """
+    keys, files = {key for key, _ in images}, {file for _, file in images}
+
+    def is_mask(reading: Reading) -> bool:
+        named = naming.classes is not None and naming.knows(reading["class"])
+        return named or key_of(reading) in keys
+
+    return {
+        file: readings
+        for file, readings in fitting.items()
+        if file not in files or "class" not in readings[0] or any(map(is_mask, readings))
+    }
+
+
+def _labels(marks: Mapping[Path, list[Reading]], known: Container[Key], naming: Naming) -> _Labels:
+    """The labels of the images there are, and those of none."""
     labels = _Labels()
-    for file, readings in pattern.paths(root):
-        labels.files.add(file)
+    for file, readings in marks.items():
         of_images = [reading for reading in readings if key_of(reading) in known]
         found = _likely(of_images or readings, naming)
         if not of_images:
@@ -113,8 +165,6 @@ def _labels(pattern: Pattern, root: Path, known: Container[Key], naming: Naming)
         else:
             (reading,) = found
             labels.of[key_of(reading)].append((reading.get("class", ""), str(file)))
-    if not labels.files:
-        raise pattern.no_match(root)
     return labels
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from medcl.config import Source
 from medcl.data.channel_lists import Channels, choose, joined, numbers_of
-from medcl.data.entries import Entry, case_name, file_below, listed, not_used
+from medcl.data.entries import Entry, case_name, file_below, listed, not_used, stem_of
 from medcl.data.nnunet import nnunet, read_description
 from medcl.errors import MedclError
 from medcl.files import read_json
@@ -71,7 +73,7 @@ def _place(text: str, folder: Path) -> Path:
 def msd(source: Source, path: Path, where: str, channels: Channels) -> Iterator[Entry]:
     """Medical Segmentation Decathlon: what dataset.json lists; its tests have no labels.
 
-    Several modalities of a case are volumes along the fourth axis of its file.
+    Several modalities of a case are volumes along the fourth axis of its file, or a list of files.
     """
     table = path / "dataset.json"
     try:
@@ -97,20 +99,54 @@ def msd(source: Source, path: Path, where: str, channels: Channels) -> Iterator[
     chosen = choose(there, source, channels, where)
     whole = list(chosen.values()) == list(range(len(there)))
     named = tuple(chosen) if channels.names or len(chosen) > 1 else ()
-    used = set()
+    used: set[Path] = set()
     for image, label in cases:
-        files = [file_below(path, item) if item else None for item in (image, label)]
-        used |= {file for file in files if file}
+        images = _images(image, label, there, table)
+        files = [file_below(path, item) for item in images]
+        drawn = file_below(path, label) if label else None
+        used.update(files, [drawn] if drawn else [])
         entry = Entry(
-            case_name(Path(str(files[0])).name),
+            case_name(_shared_name(files)),
             str(files[0]),
             source.path,
-            str(files[1]) if files[1] else None,
+            str(drawn) if drawn else None,
             channels=len(chosen),
             names=named,
         )
-        if not whole:
+        if len(files) > 1:
+            parts = {name: str(files[at]) for name, at in chosen.items()}
+            entry = joined(entry, parts, channels)
+            if len(parts) == 1:
+                entry = replace(entry, files=(), names=channels.names)
+        elif not whole:
             entry = joined(entry, {n: f"{files[0]}[{at}]" for n, at in chosen.items()}, channels)
             entry = replace(entry, image=str(files[0]), names=named)
         yield entry
     yield from not_used(used, source)
+
+
+def _images(image: Any, label: Any, there: Mapping[str, int], table: Path) -> list[str]:
+    """The files of a case, one or one for each channel; MedclError where they are neither."""
+    images = image if isinstance(image, list) else [image]
+    if not images or not all(isinstance(item, str) and item for item in images):
+        raise MedclError(
+            f"{table}: image {image!r}: expected a path, or a list with one for each channel"
+        )
+    if not isinstance(label, str | None):
+        raise MedclError(f"{table}: label {label!r} of {images[0]}: expected the path of one file")
+    if len(images) > 1 and sorted(there.values()) != list(range(len(images))):
+        shown = ", ".join(f"{number} {name}" for name, number in there.items())
+        raise MedclError(
+            f"{table}: {images[0]} is the first of {len(images)} images of a case, but `modality` "
+            f'names {shown}; name each by its place, such as {{"0": "FLAIR", "1": "T1"}}'
+        )
+    return images
+
+
+def _shared_name(files: Sequence[Path]) -> str:
+    """The name of a file; of several what their names begin with, or else their folder's."""
+    if len(files) == 1:
+        return files[0].name
+    names = [re.split(r"[_.-]", stem_of(file.name)) for file in files]
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))
+    return "_".join(parts[0] for parts in same) or files[0].parent.name

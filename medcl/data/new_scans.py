@@ -39,8 +39,8 @@ def list_scans(path: Path, plan: Plan) -> list[Entry]:
     """The scans of a file or folder, or those a dataset YAML describes; labels are not read."""
     channels = Channels(tuple(channel.name for channel in plan.inputs), plan.reference)
     if path.suffix.lower() not in (".yaml", ".yml"):
-        sources = guess_sources(path, labels=False, channels=channels)
-        return list_entries(sources, dicom=plan.dicom, channels=channels)
+        sources = guess_sources(path, channels)
+        return list_entries(sources, dicom=plan.dicom, channels=channels, labels=False)
     dataset = load_section(Dataset, str(path))
     if set(dataset.channel_names) not in (set(), set(channels.names)):
         raise MedclError(

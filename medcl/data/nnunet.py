@@ -40,7 +40,7 @@ def nnunet(source: Source, path: Path, where: str, channels: Channels = NONE) ->
         found = _listed(by_name, path, chosen)
     else:
         found = _in_folders(path, chosen, ending)
-    used: set[Path] = set()
+    used: set[Path] = set(_all_listed(by_name, path)) if isinstance(by_name, Mapping) else set()
     for name, images, label in found:
         used |= {file for file in (*images.values(), label) if file is not None}
         entry = Entry(case_name(name), None, source.path, str(label) if label else None)
@@ -60,7 +60,8 @@ def nnunet(source: Source, path: Path, where: str, channels: Channels = NONE) ->
         yield entry
     marked = _marked(ending)
     for entry in not_used(used, source):
-        if not marked.fullmatch(Path(str(entry.image)).name):  # told with their case
+        # Channels of a case in the folders that are not used are told with their case.
+        if isinstance(by_name, Mapping) or not marked.fullmatch(Path(str(entry.image)).name):
             yield entry
 
 
@@ -108,6 +109,13 @@ def _listed(
         }
         label = item.get("label")
         yield name, images if files else {}, file_below(path, label) if label else None
+
+
+def _all_listed(by_name: Mapping[str, Any], path: Path) -> Iterator[Path]:
+    """The images of every channel, used or not."""
+    for item in by_name.values():
+        if isinstance(item, Mapping):
+            yield from (file_below(path, file) for file in item.get("images") or [])
 
 
 def _in_folders(

@@ -11,10 +11,9 @@ import difflib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from medcl.config import Dicom, Source
 from medcl.data.bids import bids
@@ -24,7 +23,7 @@ from medcl.data.checks import Finding
 from medcl.data.class_names import compare_classes
 from medcl.data.dicom import DEFAULT
 from medcl.data.dicom_entries import dicom_entries
-from medcl.data.entries import Entry, holdable, listed
+from medcl.data.entries import Entry, among_images, holdable, listed
 from medcl.data.folders import files, folders
 from medcl.data.layouts import msd, nnssl
 from medcl.data.nnunet import nnunet
@@ -43,9 +42,12 @@ def list_entries(
     dicom: Dicom = DEFAULT,
     channels: Channels = NONE,
     naming: Naming = ANY,
+    *,
+    labels: bool = True,
 ) -> list[Entry]:
     """Every input of every source, in order; `naming`: the classes of labels, if they are wanted.
 
+    Without `labels` only images are listed, and what is known to be a label is none of them.
     Raises MedclError where a source finds nothing, or contradicts the classes.
     """
     entries: list[Entry] = []
@@ -56,14 +58,14 @@ def list_entries(
             raise MedclError(
                 f"{where}.path: {path} does not exist; paths are relative to the dataset's root"
             )
-        found = list(_entries(source, path, where, dicom, channels, naming))
+        found = list(_entries(source, path, where, dicom, channels, naming, labels=labels))
         if not found:
             raise MedclError(
                 f"{where}: no images in {path} (layout {source.layout}); "
                 "check the path, the layout and its patterns"
             )
         found = [_with_subject(holdable(entry), source, where) for entry in found]
-        if source.layout in ("msd", "nnunet") and naming.classes is not None:
+        if source.layout in ("msd", "nnunet") and naming.classes is not None and labels:
             told = compare_classes(path / "dataset.json", naming.classes)
             found = [entry.but(*told) if entry.image and entry.label else entry for entry in found]
         if source.modality is not None:
@@ -73,39 +75,52 @@ def list_entries(
                 )
             found = [replace(e, modality=e.modality or source.modality) for e in found]
         entries += _exclude(found, source, where)
-    return refuse_duplicates(entries)
+    return refuse_duplicates(without_labels(entries, label_files(entries)))
 
 
 def _entries(
-    source: Source, path: Path, where: str, dicom: Dicom, channels: Channels, naming: Naming
+    source: Source,
+    path: Path,
+    where: str,
+    dicom: Dicom,
+    channels: Channels,
+    naming: Naming,
+    *,
+    labels: bool,
 ) -> Iterator[Entry]:
     if source.layout == "dicom":
-        yield from dicom_entries(source, path, where, dicom, channels)
+        yield from dicom_entries(source if labels else _blind(source), path, where, dicom, channels)
     elif source.layout in TABLED:
         yield from TABLED[source.layout](source, path, where, channels)
     elif texts := patterns(source, channels, where):
         reference = channels.names[channels.place_of_reference(channels.names)]
+        labelled = {reference} if labels else ()
         lists = {
-            name: list(_plain(_only(source, name == reference, text), path, where, naming))
+            name: list(_plain(_only(source, text), path, where, naming, labels=name in labelled))
             for name, text in texts.items()
         }
         yield from merge(lists, channels)
     else:  # every file holds all channels
-        for entry in _plain(source, path, where, naming):
+        for entry in _plain(source, path, where, naming, labels=labels):
             names = channels.names
             yield replace(entry, channels=len(names), names=names) if names else entry
 
 
-def _plain(source: Source, path: Path, where: str, naming: Naming) -> Iterator[Entry]:
+def _only(source: Source, images: str) -> Source:
+    """The source of one channel."""
+    return source.model_copy(update={"images": images})
+
+
+def _plain(
+    source: Source, path: Path, where: str, naming: Naming, *, labels: bool
+) -> Iterator[Entry]:
     if source.layout == "folders":
-        return folders(source, path, where, naming)
-    return LAYOUTS[source.layout](source, path, where)
+        return folders(source, path, where, naming, labels=labels)
+    return LAYOUTS[source.layout](source if labels else _blind(source), path, where)
 
 
-def _only(source: Source, labelled: bool, images: str) -> Source:
-    """The source of one channel; labels belong to the reference."""
-    keys: dict[str, Any] = {"images": images}
-    return source.model_copy(update=keys if labelled else keys | {"labels": None})
+def _blind(source: Source) -> Source:
+    return source.model_copy(update={"labels": None})
 
 
 def _with_subject(entry: Entry, source: Source, where: str) -> Entry:
@@ -140,6 +155,34 @@ def _exclude(entries: list[Entry], source: Source, where: str) -> list[Entry]:
             raise MedclError(f"{where}.exclude: no case is called '{name}'; {hint}")
     told = Finding("excluded", "info", f"left out by {where}.exclude")
     return [e.but(told, skipped=True) if e.case in source.exclude else e for e in entries]
+
+
+def label_files(entries: Iterable[Entry]) -> dict[str, str]:
+    """Where every label lies, links followed -> the case it belongs to."""
+    return {path: entry.case for entry in entries for path in _labels(entry)}
+
+
+def without_labels(entries: Iterable[Entry], labels: Mapping[str, str]) -> list[Entry]:
+    """The entries, images that are the label of a case skipped; one with a label is refused."""
+    found = []
+    for entry in entries:
+        case = None if entry.skipped or not labels else _label_of(entry, labels)
+        if case is not None and entry.label is None:
+            entry = entry.but(
+                among_images(str(entry.image), f"is the label of {case}"), skipped=True
+            )
+        elif case is not None:
+            told = f"{entry.image}: is the image of {entry.case} and the label of {case}"
+            remedy = "name another file for one of them"
+            entry = entry.but(Finding("label_among_images", "error", told, remedy))
+        found.append(entry)
+    return found
+
+
+def _label_of(entry: Entry, labels: Mapping[str, str]) -> str | None:
+    """The case whose label one of the entry's images is."""
+    paths = [entry.image or "", *(file.path for file in entry.files)]
+    return next((c for path in paths if path and (c := labels.get(os.path.realpath(path)))), None)
 
 
 def refuse_duplicates(entries: list[Entry]) -> list[Entry]:

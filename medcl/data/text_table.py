@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,10 +45,8 @@ def read_text_table(path: Path) -> TextTable:
     if path.is_dir():
         raise MedclError(f"{path}: is a folder; name the table itself")
     text = _text(path)
-    header = text.partition("\n")[0]
-    separator = max(SEPARATORS, key=header.count)
     stream = io.StringIO(text, newline="")
-    reader = csv.reader(stream, delimiter=separator, skipinitialspace=True, strict=True)
+    reader = csv.reader(stream, delimiter=_separator(text), skipinitialspace=True, strict=True)
     found = []
     try:
         for row in reader:
@@ -61,6 +60,13 @@ def read_text_table(path: Path) -> TextTable:
         raise MedclError(f"{path}: is empty; its first line must name the columns")
     (_, names), *rows = found
     return TextTable(path, names, rows)
+
+
+def _separator(text: str) -> str:
+    """The one that occurs most in the first line with anything in it, quoted names aside."""
+    lines = re.sub(r'"[^"]*"', "quoted", text).split("\n")
+    header = next((line for line in lines if line.strip(f"{SEPARATORS} \r")), "")
+    return max(SEPARATORS, key=header.count)
 
 
 def _text(path: Path) -> str:

@@ -108,7 +108,11 @@ def _listed(args: argparse.Namespace) -> tuple[list[tuple[list[Entry], Rules]], 
         guessed = guess_sources(args.source)
         dicom = Dicom(keep_identifiers=args.keep_identifiers)
         rules = Rules(volumes, args.modality or "other", dicom=dicom)
-        print(f"{args.source}: read as layout {guessed[0].layout}", flush=True)
+        for source in guessed:
+            keys = {"images": source.images, "labels": source.labels}
+            shown = ", ".join(f"{key} {value}" for key, value in keys.items() if value)
+            more = f": {shown}" if shown else ""
+            print(f"{args.source}: read as layout {source.layout}{more}", flush=True)
         return [(list_entries(guessed, ".", dicom), rules)], len(guessed)
     if args.modality is not None:
         raise MedclError("--modality: goes with --source; with --settings it is a key there")
@@ -122,7 +126,8 @@ def _listed(args: argparse.Namespace) -> tuple[list[tuple[list[Entry], Rules]], 
         if not listed:
             listed.append((list_dataset(dataset, dicom), rules))
         else:
-            listed.append((joining(dataset, dicom), replace(rules, labels_required=False)))
+            images = joining(dataset, dicom, listed[0][0])
+            listed.append((images, replace(rules, labels_required=False)))
     return listed, sum(len(dataset.sources) for dataset in datasets)
 
 

@@ -34,6 +34,9 @@ PLAIN = "subject,image,label\np1,i/p1.nii,l/p1.nii\n"
         " Subject , IMAGE ,Label\np1 , i/p1.nii , l/p1.nii \n",
         'subject, "image", label\np1, "i/p1.nii", "l/p1.nii"\n,,\n\n',
         PLAIN.replace("/", "\\"),
+        "\n \r\n" + PLAIN.replace(",", ";"),
+        ";;\n" + PLAIN.replace(",", ";"),
+        PLAIN.replace("label", '"label"').replace(",", "\t"),
     ],
 )
 def test_separators_spaces_letter_case_and_slashes_do_not_matter(tmp_path, text):
@@ -44,6 +47,14 @@ def test_separators_spaces_letter_case_and_slashes_do_not_matter(tmp_path, text)
     assert (entry.subject, *files) == ("p1", "i/p1.nii", "l/p1.nii")
     assert entry.extra == {}
     assert codes(entry) == []
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_comma_within_a_quoted_name_parts_no_columns(tmp_path, separator):
+    header = separator.join(('"age, sex, ""site"", arm"', "image"))
+    (entry,) = listed(tmp_path, f"{header}\n61{separator}a.nii\n")
+    assert entry.extra == {'age, sex, "site", arm': "61"}
+    assert Path(str(entry.image)).name == "a.nii"
 
 
 def test_a_file_whose_name_holds_a_backslash_is_found(tmp_path):

@@ -71,6 +71,21 @@ def test_a_region_is_the_values_it_lists_and_no_class(tmp_path):
         told(tmp_path, regions, {"whole": 1}, "nnunet")
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "background", "1": "liver", "2": "liver"}, "calls 1 'liver' and 2 'liver': one"),
+        ({"0": "background", "1": "Liver", "2": "liver "}, "calls 1 'Liver' and 2 'liver ': one"),
+        ({"0": "background", "1": "background", "2": "liver"}, "calls 0 'background' and 1"),
+        ({"background": 0, "left_liver": 1, "left liver": 2}, "calls 1 'left_liver' and 2"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["msd", "nnunet"])
+def test_two_values_of_one_name_are_refused(tmp_path, labels, message, layout):
+    with pytest.raises(MedclError, match=rf"dataset\.json: `labels` {message}"):
+        told(tmp_path, labels, {"liver": 1}, layout)
+
+
 @pytest.mark.parametrize("labels", [{}, {"background": 0}])
 def test_a_file_without_classes_says_nothing(tmp_path, labels):
     assert told(tmp_path, labels, {"liver": 1}, "nnunet") == []

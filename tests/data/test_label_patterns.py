@@ -113,8 +113,11 @@ def test_the_suffix_of_a_volume_fits_in_any_letter_case(tmp_path):
 
 
 def test_backslashes_part_folders_in_a_pattern(tmp_path):
-    entries = listed(tmp_path, "i/p1.nii", images="i\\{subject}.nii", labels="i\\{subject}.nii")
+    entries = listed(
+        tmp_path, "i/p1.nii", "m/p1.nii", images="i\\{subject}.nii", labels="m\\{subject}.nii"
+    )
     assert list(entries) == ["p1"]
+    assert entries["p1"].label
 
 
 @pytest.mark.parametrize(

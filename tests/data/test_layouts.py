@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from medcl.config import Source
+from medcl.data.channel_lists import Channels
 from medcl.data.sources import list_entries
 from medcl.errors import MedclError
 
@@ -105,6 +106,19 @@ def test_an_image_that_nnunets_table_does_not_list_is_missing(raw) -> None:
         entries(raw, layout="nnunet", channel="ADC")
 
 
+def test_files_that_nnunets_table_does_not_list_are_told(raw) -> None:
+    listed = {"p_01": {"images": [f"imagesTr/p_01_000{n}.nii.gz" for n in (0, 1)],
+                       "label": "labelsTr/p_01.nii.gz"}}  # fmt: skip
+    (raw / "dataset.json").write_text(json.dumps(TWO_CHANNELS | {"dataset": listed}))
+    touch(raw, "imagesTr/p_03_0000.nii.gz", "labelsTr/p_03.nii.gz")
+    found = list_entries([Source(layout="nnunet", channel=0)], str(raw))
+    assert [(e.case, e.skipped, [f.code for f in e.findings]) for e in found] == [
+        ("p_01", False, ["channel_chosen"]),
+        ("p_03_0000", True, ["not_used"]),
+        ("p_03", True, ["not_used"]),
+    ]
+
+
 # ------------------------------------------------------------------------------------ BIDS
 
 
@@ -192,6 +206,9 @@ def test_bids_without_images_or_with_a_path_is_explained(tree) -> None:
         entries(tree, layout="bids")
     with pytest.raises(MedclError, match="is no suffix"):
         entries(tree, layout="bids", images="anat/T1w.nii.gz")
+    for folder in (f"{tree}/derivatives/manual", "C:\\data\\manual"):
+        with pytest.raises(MedclError, match=r"labels: '.*' is an absolute path; write it as seen"):
+            entries(tree, layout="bids", images="T1w", labels=f"{folder}/dseg")
     with pytest.raises(MedclError, match="has no folder 'mnual'"):
         entries(tree, layout="bids", images="T1w", labels="mnual/dseg")
 
@@ -329,3 +346,56 @@ def test_backslashes_in_the_decathlons_table_are_read(tmp_path) -> None:
     )
     expected = ("a_1", "imagesTr/a_1.nii.gz", "labelsTr/a_1.nii.gz", None, "")
     assert entries(tmp_path, layout="msd") == [expected]
+
+
+# ------------------------------------------------------------ several files of the Decathlon's
+
+
+def decathlon(root: Path, *training: dict, **keys: object) -> None:
+    content = {"modality": {"0": "FLAIR", "1": "T1"}, "training": list(training)}
+    (root / "dataset.json").write_text(json.dumps(content | keys))
+
+
+def test_channels_the_decathlon_lists_as_files_are_those_of_one_case(tmp_path) -> None:
+    decathlon(
+        tmp_path,
+        {"image": ["i/p_1_flair.nii", "i/p_1_t1.nii"], "label": "l/p_1.nii"},
+        {"image": ["q/flair.nii", "q/t1.nii"], "label": "l/q.nii"},
+        test=[{"image": ["i/r_0000.nii", "i/r_0001.nii"]}],
+    )
+    found = list_entries([Source(layout="msd")], str(tmp_path))
+    assert [(e.case, e.names, below(tmp_path, e.label)) for e in found] == [
+        ("p_1", ("FLAIR", "T1"), "l/p_1.nii"),
+        ("q", ("FLAIR", "T1"), "l/q.nii"),
+        ("r", ("FLAIR", "T1"), None),
+    ]
+    assert [(f.name, below(tmp_path, f.path)) for f in found[1].files] == [
+        ("FLAIR", "q/flair.nii"),
+        ("T1", "q/t1.nii"),
+    ]
+    (one, *_) = list_entries([Source(layout="msd", channel="T1")], str(tmp_path))
+    assert (below(tmp_path, one.image), one.files, one.channels) == ("i/p_1_t1.nii", (), 1)
+    chosen = Channels(("T1",))
+    (one, *_) = list_entries([Source(layout="msd")], str(tmp_path), channels=chosen)
+    assert (below(tmp_path, one.image), one.names) == ("i/p_1_t1.nii", ("T1",))
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "keys", "message"),
+    [
+        (["a.nii", "b.nii"], "l.nii", {"modality": {"0": "T1"}},
+         r"a\.nii is the first of 2 images of a case, but `modality` names 0 T1; name each by"),
+        (["a.nii", "b.nii"], "l.nii", {"modality": {"1": "T1", "2": "T2"}}, "names 1 T1, 2 T2"),
+        (["a.nii", "b.nii"], "l.nii", {"modality": {}}, "names 0 image; name each by its place"),
+        ([], "l.nii", {}, r"image \[\]: expected a path, or a list with one for each channel"),
+        ([{"path": "a.nii"}], "l.nii", {}, "expected a path, or a list"),
+        (7, "l.nii", {}, "image 7: expected a path"),
+        ("a.nii", ["l.nii"], {}, r"label \['l\.nii'\] of a\.nii: expected the path of one file"),
+    ],
+)  # fmt: skip
+def test_images_of_the_decathlon_that_are_no_paths_are_refused(
+    tmp_path, image, label, keys, message
+) -> None:
+    decathlon(tmp_path, {"image": image, "label": label}, **keys)
+    with pytest.raises(MedclError, match=rf"dataset\.json: .*{message}"):
+        list_entries([Source(layout="msd")], str(tmp_path))

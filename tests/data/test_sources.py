@@ -264,10 +264,9 @@ def test_the_layout_of_a_folder_is_guessed(tmp_path, files, layout, images):
     assert (guessed.layout, guessed.images) == (layout, images)
 
 
-def test_labels_are_guessed_only_where_there_are_some_and_they_are_wanted(tmp_path):
+def test_labels_are_guessed_only_where_there_are_some(tmp_path):
     touch(tmp_path, "images/a.nii", "labels/b.mha")
     assert guess_sources(tmp_path)[0].labels == "labels/{subject}.mha"
-    assert guess_sources(tmp_path, labels=False)[0].labels is None
     (tmp_path / "labels" / "b.mha").unlink()
     assert guess_sources(tmp_path)[0].labels is None
 
