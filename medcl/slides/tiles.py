@@ -149,10 +149,9 @@ def tissue_shares(
 ) -> Float64[np.ndarray, " N"]:
     """Share of tissue of squares of `side` level-0 pixels, parts of mask pixels included."""
     height, width = mask.mask.shape
-    total = np.zeros((height + 1, width + 1), np.uint32)  # row by row: a truth may be large
-    np.cumsum(mask.mask, axis=0, dtype=np.uint32, out=total[1:, 1:])
-    for row in total:
-        row[:] = row.cumsum()
+    total = np.zeros((height + 1, width + 1), np.uint32)
+    for number, row in enumerate(mask.mask):  # a truth may be large: no copy of it
+        total[number + 1, 1:] = total[number, 1:] + row.cumsum()
     left, top = (corners[:, axis] / mask.scale[axis] for axis in (0, 1))
     right, bottom = (left + side / mask.scale[0]), (top + side / mask.scale[1])
     area = (
