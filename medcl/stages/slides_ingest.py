@@ -94,7 +94,8 @@ def _truth(
     if found.status != "ok" or slide.label != dataset.classes[-1]:
         missing = missing_truth(slide.truth)
         return None, [missing] if missing else []
+    width, height = found.meta["sizes"][0]
     try:
-        return labels_in(read_truth(slide.truth, found.meta["sizes"][0])), []
+        return labels_in(read_truth(slide.truth, (width, height))), []
     except TruthError as error:
         return None, [error.finding]
