@@ -1,5 +1,8 @@
 """The workflow of slides: what a dry run plans."""
 
+import os
+from pathlib import Path
+
 from micro import ROOT, snakemake
 
 from medcl.config import load_slide_study
@@ -27,6 +30,21 @@ def test_a_dry_run_of_the_slide_study_plans_every_stage_and_fold() -> None:
     assert int(jobs["heatmap"]) == study.folds.count
     for rule in ("slides_phantom", "slides_ingest", "slides_split", "tile", "slides_report"):
         assert jobs[rule] == "1", rule
+
+
+def test_other_masks_are_tiled_anew_though_the_table_is_the_same(tmp_path: Path) -> None:
+    """As after a run that ended between ingest and tile."""
+    made = tmp_path / "results/slides"
+    names = ["phantom/phantom.json", "ingest/slides.csv", "tile/tiles.json", "ingest/ingest.json"]
+    for second, name in enumerate(names, start=10**9):
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_text("{}")
+        os.utime(made / name, (second, second))
+    done = snakemake(
+        "-n", "--rerun-triggers", "mtime", "--configfile", str(ROOT / FILE), "--",
+        "results/slides/tile/tiles.json", cwd=tmp_path,
+    )  # fmt: skip
+    assert "rule tile:" in done.stdout
 
 
 def test_rules_get_their_own_section_alone() -> None:

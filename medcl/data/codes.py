@@ -312,6 +312,17 @@ CODES: dict[str, dict[str, Code]] = {
         ),
         "no_tiles": Code(E, "no tile has enough tissue", "lower `least_tissue` or `tile`"),
         "missing_truth": Code(W, "no truth to compare tiles with", "mend the column `truth`"),
+        "truth_unreadable": Code(
+            W, "a damaged truth, or not one label a pixel", "supply a PNG with one channel"
+        ),
+        "truth_differs": Code(
+            W, "a truth of other proportions than the slide", "supply a truth of the whole slide"
+        ),
+        "truth_absent": Code(
+            W,
+            "the value of `truth` is nowhere in the truth of a slide of the last class",
+            "correct `truth` of the dataset, or the picture",
+        ),
         "pen_marks": Code(W, "marker ink, left out", "set `pen: false` if it is stain"),
         "smooth": Code(
             W,

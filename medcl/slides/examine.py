@@ -6,6 +6,7 @@ truncated, not_rgb, no_mpp, mask_unreadable, mask_differs, empty ...). A bad one
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,20 @@ from PIL import Image, ImageDraw
 
 from medcl.data.checks import Finding
 from medcl.errors import MedclError
-from medcl.files import read_json, replacing, write_json
-from medcl.slides.geojson import collection, feature, outlines, read_areas
-from medcl.slides.reader import SlideError, SlideReader, open_slide, slide_sha256
+from medcl.files import read_json, replacing, sha256_of, write_json
+from medcl.slides.geojson import collection, feature, outlines
+from medcl.slides.given import given_mask
+from medcl.slides.reader import (
+    SlideError,
+    SlideReader,
+    open_slide,
+    slide_sha256,
+    unreadable,
+)
 from medcl.slides.tissue import Thumbnail, Tissue, TissueSettings, find_tissue, thumbnail
 
 PEN_SHARE = 0.01  # of the slide: worth a look
 SMOOTH_SHARE = 0.3  # of what is coloured
-SHAPE_TOLERANCE = 0.02  # relative difference of the sides of a given mask
 TINTS = {
     "tissue": (0, 158, 115),
     "pen": (204, 121, 167),
@@ -50,6 +57,13 @@ class Examination:
     def status(self) -> str:
         return next((f.code for f in self.findings if f.severity == "error"), "ok")
 
+    @property
+    def mask(self) -> TissueMask | None:
+        """The mask of its tissue, as far as there is one."""
+        if self.thumbnail is None or self.tissue is None:
+            return None
+        return TissueMask(self.tissue.mask, self.thumbnail.scale)
+
 
 @dataclass(frozen=True)
 class TissueMask:
@@ -57,6 +71,12 @@ class TissueMask:
 
     mask: Bool[np.ndarray, "h w"]
     scale: tuple[float, float]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its pixels, shape and scale."""
+        pixels = hashlib.sha256(np.packbits(self.mask).tobytes()).hexdigest()
+        return sha256_of([pixels, self.mask.shape, self.scale])
 
 
 def examine(
@@ -83,11 +103,13 @@ def examine(
             if mask is None:
                 tissue = find_tissue(small.image, microns, settings)
             else:
-                tissue = Tissue(_given_mask(mask, small), None, {})
+                tissue = Tissue(given_mask(mask, small), None, {})
             reader.try_reading(_spread(tissue.mask, small.scale))
         findings += _check(tissue, path, mask)
     except SlideError as error:
         findings.append(Finding.of(error))
+    except OSError as error:
+        findings.append(Finding.of(unreadable(path, error)))
     return Examination(slide, findings, meta, small, tissue)
 
 
@@ -172,33 +194,6 @@ def _spread(mask: Bool[np.ndarray, "h w"], scale: tuple[float, float]) -> list[t
     y, x = np.nonzero(mask)
     chosen = np.unique(np.linspace(0, max(0, len(x) - 1), TRIALS).astype(int))[: len(x)]
     return [(int(x[i] * scale[0]), int(y[i] * scale[1])) for i in chosen]
-
-
-def _given_mask(path: str | Path, small: Thumbnail) -> Bool[np.ndarray, "h w"]:
-    """A user's mask on the pixels of the thumbnail."""
-    height, width = small.image.shape[:2]
-    if str(path).lower().endswith((".geojson", ".json")):
-        try:
-            return read_areas(path, (height, width), small.scale)
-        except MedclError as error:
-            raise SlideError("mask_unreadable", str(error), "or leave the mask out") from None
-    try:
-        with Image.open(path) as image:
-            given = image.convert("L")
-    except (OSError, ValueError) as error:
-        raise SlideError(
-            "mask_unreadable", f"{path}: {error}", "supply a PNG or GeoJSON, or leave it out"
-        ) from None
-    ratio = (given.width / given.height) / (width / height)
-    if abs(ratio - 1) > max(SHAPE_TOLERANCE, 1 / min(given.size)):
-        raise SlideError(
-            "mask_differs",
-            f"{path}: {given.width}x{given.height} pixels, the sides of the slide are in the ratio "
-            f"of {width}x{height}",
-            "supply a mask of the whole slide",
-        )
-    resized = given.point(lambda v: 255 * (v > 0)).resize((width, height), Image.Resampling.BOX)
-    return np.asarray(resized) >= 128
 
 
 def _check(tissue: Tissue, path: str | Path, mask: str | Path | None) -> list[Finding]:

@@ -59,21 +59,39 @@ def read_areas(
     Several polygons add up; holes stay empty; other geometries are refused. Raises MedclError
     naming the file and the geometry.
     """
-    from skimage.draw import polygon
-
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
         raise MedclError(f"{path}: not readable as GeoJSON: {error}; export it again") from None
     mask = np.zeros(shape, bool)
-    for geometry in _geometries(content, path):
-        many = geometry["type"] == "MultiPolygon"
-        for rings in geometry["coordinates"] if many else [geometry["coordinates"]]:
-            area = np.zeros(shape, bool)  # of its own: a hole is not one in another polygon
-            for number, ring in enumerate(rings):
-                points = np.asarray(ring, float)[:, :2] / scale - 0.5
-                area[polygon(points[:, 1], points[:, 0], shape)] = number == 0
-            mask |= area
+    for number, geometry in enumerate(_geometries(content, path), start=1):
+        try:
+            mask |= _painted(geometry, shape, scale)
+        except (KeyError, TypeError, ValueError) as error:
+            kind, why = geometry["type"], f"{type(error).__name__}: {error}"
+            raise MedclError(
+                f"{path}: geometry {number}, a {kind}, has no usable coordinates ({why}); export "
+                "it again"
+            ) from None
+    return mask
+
+
+def _painted(
+    geometry: Mapping[str, Any], shape: tuple[int, int], scale: tuple[float, float]
+) -> Bool[np.ndarray, "h w"]:
+    from skimage.draw import polygon
+
+    mask = np.zeros(shape, bool)
+    many = geometry["type"] == "MultiPolygon"
+    for rings in geometry["coordinates"] if many else [geometry["coordinates"]]:
+        area = np.zeros(shape, bool)  # of its own: a hole is not one in another polygon
+        for number, ring in enumerate(rings):
+            corners = np.asarray(ring, float)
+            if corners.ndim != 2 or corners.shape[1] < 2 or not np.isfinite(corners).all():
+                raise ValueError(f"ring {number + 1} is no list of x and y")
+            points = corners[:, :2] / scale - 0.5
+            area[polygon(points[:, 1], points[:, 0], shape)] = number == 0
+        mask |= area
     return mask
 
 

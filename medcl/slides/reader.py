@@ -8,9 +8,7 @@ pixels of level 0, as OpenSlide has them; what lies outside the slide is white.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,7 +27,6 @@ except ImportError:
     raise MedclError("slides need further packages: pip install 'medcl[slides]'") from None
 
 PLAUSIBLE_MICRONS = (0.05, 20.0)  # outside: the resolution of a printer, or another unit
-HANDLES = 8  # open slides of a process
 CACHE_BYTES = 64 << 20
 TRIED = 32  # pixels along the side of a box of a trial reading
 NO_VENDOR = "generic-tiff"
@@ -103,7 +100,7 @@ class SlideReader(ABC):
         try:
             return self._region(x, y, level, width, height)
         except (openslide.OpenSlideError, OSError, ValueError, RuntimeError) as error:
-            _unreadable(self.path, error)
+            raise unreadable(self.path, error) from None
 
     def try_reading(self, places: Sequence[tuple[int, int]] = ()) -> None:
         """Decode a little: the last corner of every level, and at these level-0 places.
@@ -187,6 +184,13 @@ def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> Slid
     implausible_mpp.
     """
     path = Path(path)
+    try:
+        return _opened(path, microns_per_pixel)
+    except OSError as error:  # no permission, a disk that fails
+        raise unreadable(path, error) from None
+
+
+def _opened(path: Path, microns_per_pixel: float | None) -> SlideReader:
     if not path.exists():
         raise SlideError("missing_slide", f"{path}: no such file", "supply it, or remove its row")
     if path.is_dir():
@@ -204,13 +208,13 @@ def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> Slid
     except openslide.OpenSlideUnsupportedFormatError:
         slide = None
     except openslide.OpenSlideError as error:
-        _unreadable(path, error)
+        raise unreadable(path, error) from None
     if slide is not None and not _hides_levels(slide, pyramid):
         if pyramid is not None:
             pyramid.close()
         return _OpenSlideReader(path, slide, microns_per_pixel)
     if pyramid is None:
-        _unreadable(path, "no format that OpenSlide or tifffile reads")
+        raise unreadable(path, "no format that OpenSlide or tifffile reads")
     if slide is not None:
         slide.close()
     if not pyramid.is_rgb:
@@ -227,24 +231,6 @@ def _hides_levels(slide: Any, pyramid: TiffPyramid | None) -> bool:
     """Whether the file has levels that OpenSlide does not show."""
     vendor = slide.properties.get(openslide.PROPERTY_NAME_VENDOR)
     return pyramid is not None and vendor == NO_VENDOR and len(pyramid.sizes) > slide.level_count
-
-
-_handles: OrderedDict[tuple[int, str, float | None], SlideReader] = OrderedDict()
-
-
-def reader_of(path: str | Path, microns_per_pixel: float | None = None) -> SlideReader:
-    """The open reader of a slide in this process; the one not used for longest is closed.
-
-    A forked process opens its own: a handle that two processes share reads at the wrong place.
-    """
-    key = (os.getpid(), str(path), microns_per_pixel)
-    if key not in _handles:
-        _handles[key] = open_slide(path, microns_per_pixel)
-        mine = [other for other in _handles if other[0] == key[0]]
-        for oldest in mine[: max(0, len(mine) - HANDLES)]:
-            _handles.pop(oldest).close()
-    _handles.move_to_end(key)
-    return _handles[key]
 
 
 def on_white(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -266,9 +252,9 @@ def slide_sha256(path: str | Path) -> str:
     return sha256_of([sha256_of_file(path), parts])
 
 
-def _unreadable(path: Path, why: object) -> NoReturn:
-    raise SlideError(
+def unreadable(path: str | Path, why: object) -> SlideError:
+    return SlideError(
         "unreadable",
         f"{path}: cannot be read as a slide: {why}",
         "open it in another viewer; copy or export it again",
-    ) from None
+    )

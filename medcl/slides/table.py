@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medcl.config import Folds, SlideDataset
+from medcl.data.text_table import read_text_table
 from medcl.errors import MedclError
 from medcl.files import replacing
 
@@ -20,6 +20,7 @@ NEEDED = ("slide", "path", "patient", "label")
 OPTIONAL = ("site", "microns_per_pixel", "mask", "truth")
 COLUMNS = (*NEEDED, *OPTIONAL)
 ROLES = ("training", "validation", "test")
+SEVERAL = {".dcm", "", ".vms", ".vmu"}  # names of slides whose further files lie beside them
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,22 @@ def read_slides(file: str | Path, root: str | Path = ".") -> list[Slide]:
     """Read a table whose paths are relative to `root`. Raises MedclError."""
     file = Path(file)
     try:
-        with open(file, newline="", encoding="utf-8-sig") as opened:
-            table = csv.DictReader(opened)
-            rows, columns = list(table), table.fieldnames or []
+        table = read_text_table(file)
     except FileNotFoundError:
         raise MedclError(f"{file}: no such file; set `root` and `table`") from None
-    if absent := [column for column in NEEDED if column not in columns]:
+    columns = {name: table.column(name) for name in COLUMNS}
+    if absent := [name for name in NEEDED if columns[name] is None]:
         raise MedclError(
             f"{file}: no column '{absent[0]}'; the columns are {', '.join(NEEDED)} and, where "
             f"wanted, {', '.join(OPTIONAL)}. Without patients, name each slide's own"
         )
     problems: list[str] = []
     slides: list[Slide] = []
-    for number, row in enumerate(rows, start=2):
+    for number, row in table.rows:
+        values = table.values(row)
+        given = {column: values.get(name or "", "") for column, name in columns.items()}
         try:
-            slides.append(_slide(row, Path(root)))
+            slides.append(_slide(given, Path(root)))
         except ValueError as error:
             problems.append(f"{file}: line {number}: {error}")
     names = [one.slide for one in slides]
@@ -78,11 +80,29 @@ def read_slides(file: str | Path, root: str | Path = ".") -> list[Slide]:
         for name in dict.fromkeys(names)
         if names.count(name) > 1
     ]
-    if not rows:
+    if not table.rows:
         problems.append(f"{file}: no slide in it")
     if problems:
         raise MedclError("\n".join(problems))
     return slides
+
+
+def files_of(slides: Iterable[Slide]) -> set[Path]:
+    """The files of slides, of their masks and their truths, whether they are there or not."""
+    found: set[Path] = set()
+    folders: set[Path] = set()
+    for one in slides:
+        path = Path(one.path)
+        found.update({path, *(Path(given) for given in (one.mask, one.truth) if given)})
+        kind = path.suffix.lower()
+        if kind == ".mrxs":
+            folders.add(path.with_suffix(""))
+        elif kind in SEVERAL:
+            folders.add(path.parent)
+    for folder in folders:
+        if folder.is_dir():
+            found.update(file for file in folder.iterdir() if file.is_file())
+    return found
 
 
 def write_slides(file: str | Path, slides: Sequence[Slide]) -> None:
@@ -95,8 +115,7 @@ def write_slides(file: str | Path, slides: Sequence[Slide]) -> None:
             writer.writerow(["" if value is None else value for value in values])
 
 
-def _slide(row: Mapping[str, Any], root: Path) -> Slide:
-    given = {column: (row.get(column) or "").strip() for column in COLUMNS}
+def _slide(given: Mapping[str, str], root: Path) -> Slide:
     for column in ("slide", "path", "patient"):
         if not given[column]:
             raise ValueError(f"no {column}")

@@ -97,7 +97,10 @@ class TiffPyramid:
         if pointer is None:
             return 0
         handle.seek(pointer)
-        return int(struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))[0])
+        stored = handle.read(layout.offsetsize)
+        if len(stored) < layout.offsetsize:
+            raise ValueError(f"the file has {handle.size} bytes and ends within its last page")
+        return int(struct.unpack(layout.offsetformat, stored)[0])
 
 
 def open_pyramid(path: Path) -> TiffPyramid | None:
@@ -113,7 +116,7 @@ def open_pyramid(path: Path) -> TiffPyramid | None:
             return None
     try:
         file = tifffile.TiffFile(path)
-    except tifffile.TiffFileError:
+    except (tifffile.TiffFileError, struct.error):  # the latter: it ends within its header
         return None
     try:
         pyramid = TiffPyramid(file)

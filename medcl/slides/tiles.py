@@ -8,14 +8,13 @@ OpenSlide would interpolate between pixels), and averaged over areas. Only place
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-from jaxtyping import Float16, Float64, Int32, UInt8
+from jaxtyping import Float16, Float64, Int32, UInt8, UInt32
 from PIL import Image
 
 from medcl.errors import MedclError
@@ -74,7 +73,7 @@ class TileGrid:
 class Tiles:
     """The tiles of one slide: level-0 place (x, y) of the upper left corner, and share of tissue.
 
-    `made_from` is the hash of the slide, of its mask and of the settings.
+    `made_from` is the hash of the slide, of its mask, of the grid and of the settings.
     """
 
     coords: Int32[np.ndarray, "N 2"]
@@ -135,8 +134,8 @@ def lay_tiles(
     y, x = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
     share = tissue_shares(mask, np.column_stack((x, y)), grid.side)
     kept = share >= settings.least_tissue
-    tissue = hashlib.sha256(np.packbits(mask.mask).tobytes()).hexdigest()
-    inputs = [FORMAT, slide_sha256, asdict(settings), tissue, mask.mask.shape, mask.scale]
+    # The grid holds the size of the slide's pixels, which the table may correct.
+    inputs = [FORMAT, slide_sha256, asdict(settings), asdict(grid), mask.sha256]
     return Tiles(
         np.column_stack((x, y))[kept].astype(np.int32),
         share[kept].astype(np.float16),
@@ -149,7 +148,10 @@ def tissue_shares(
     mask: TissueMask, corners: Int32[np.ndarray, "N 2"], side: int
 ) -> Float64[np.ndarray, " N"]:
     """Share of tissue of squares of `side` level-0 pixels, parts of mask pixels included."""
-    total = np.pad(mask.mask.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    height, width = mask.mask.shape
+    total = np.zeros((height + 1, width + 1), np.uint32)
+    for number, row in enumerate(mask.mask):  # a truth may be large: no copy of it
+        total[number + 1, 1:] = total[number, 1:] + row.cumsum()
     left, top = (corners[:, axis] / mask.scale[axis] for axis in (0, 1))
     right, bottom = (left + side / mask.scale[0]), (top + side / mask.scale[1])
     area = (
@@ -213,7 +215,7 @@ def _starts(length: int, grid: TileGrid) -> np.ndarray:
 
 
 def _sum_at(
-    total: Float64[np.ndarray, "h w"], y: Float64[np.ndarray, " N"], x: Float64[np.ndarray, " N"]
+    total: UInt32[np.ndarray, "h w"], y: Float64[np.ndarray, " N"], x: Float64[np.ndarray, " N"]
 ) -> Float64[np.ndarray, " N"]:
     """The summed area up to (y, x), linear between the edges of pixels."""
     y = np.clip(y, 0, total.shape[0] - 1)

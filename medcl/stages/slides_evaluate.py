@@ -11,10 +11,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-from PIL import Image
 
 from medcl.files import read_json, replacing, write_json
 from medcl.slides.examine import TissueMask
+from medcl.slides.given import TruthError, read_truth
 from medcl.slides.table import Slide, read_folds
 from medcl.slides.tiles import read_tiles, tissue_shares
 from medcl.study.slides_metrics import auroc, threshold
@@ -127,17 +127,23 @@ class Truth:
         return self.known[slide]
 
     def _read(self, slide: Slide) -> tuple[np.ndarray, np.ndarray] | None:
-        if slide.label != self.classes[-1] or not slide.truth or not Path(slide.truth).is_file():
+        if slide.label != self.classes[-1] or not slide.truth:
             return None
-        with Image.open(slide.truth) as image:
-            there = np.asarray(image) == self.value
         width, height = read_json(self.examined / slide.slide / "qc.json")["sizes"][0]
+        try:
+            there = read_truth(slide.truth, (width, height)) == self.value
+        except TruthError as error:
+            print(f"  {slide.slide}: {error}", flush=True)
+            return None
+        if not there.any():
+            print(f"  {slide.slide}: {slide.truth} holds no {self.value}", flush=True)
+            return None
         scale = (width / there.shape[1], height / there.shape[0])
         tiles = read_tiles(self.tiles / f"{slide.slide}.h5")
         shares = tissue_shares(TissueMask(there, scale), tiles.coords, tiles.grid.side)
         x, y = ((tiles.coords + tiles.grid.side / 2) / scale).astype(int).T
         inside = there[np.minimum(y, len(there) - 1), np.minimum(x, there.shape[1] - 1)]
-        return (shares, inside) if there.any() else None
+        return shares, inside
 
     def compare(self, scores: Path) -> dict[str, Any]:
         """AUROC of the tiles of each positive test slide (mean), and how many of these slides have

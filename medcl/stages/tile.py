@@ -53,6 +53,7 @@ def _tile(slide: Slide, examined: Path, settings: TileSettings, out: Path) -> di
     with open_slide(slide.path, slide.microns_per_pixel) as reader:
         tiles = lay_tiles(reader, mask, settings, qc["sha256"])
     write_tiles(out / f"{slide.slide}.h5", tiles)
+    made = {"made_from": tiles.made_from}  # other tiles, another tiles.json: they are embedded anew
     if not len(tiles):
         finding = Finding(
             "no_tiles",
@@ -60,10 +61,10 @@ def _tile(slide: Slide, examined: Path, settings: TileSettings, out: Path) -> di
             f"{slide.path}: no tile of {settings.tile} pixels has enough tissue",
             "lower `least_tissue` or `tile`",
         )
-        return {"status": "no_tiles", "tiles": 0, "finding": finding.to_dict()}
+        return made | {"status": "no_tiles", "tiles": 0, "finding": finding.to_dict()}
     with Image.open(examined / "thumb.png") as image:
         colour = mean_colour(np.asarray(image.convert("RGB")), mask, tiles)
-    return {"status": "ok", "tiles": len(tiles), "colour": colour.tolist()}
+    return made | {"status": "ok", "tiles": len(tiles), "colour": colour.tolist()}
 
 
 def mean_colour(thumbnail: np.ndarray, mask: TissueMask, tiles: Tiles) -> Float64[np.ndarray, " 3"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from medcl.config import UNDECIDING, SlideStudy
+from medcl.errors import MedclError
 from medcl.files import sha256_of, write_text, write_yaml
+from medcl.slides.table import files_of, read_slides
 
 
 @dataclass(frozen=True)
@@ -93,20 +96,19 @@ class SlideFlow:
     def phantom(self, wildcards: Any) -> str:
         return _text(self.study.dataset.phantom)
 
-    def dataset(self, wildcards: Any) -> str:
-        """The dataset without what only later rules read."""
-        return _text(self.study.dataset, without={"tiles", "truth"})
-
     def fingerprint(self, wildcards: Any) -> str:
-        """Hash of names, sizes and times of the files beside the table; empty for a drawn set."""
-        if self.study.dataset.phantom:
+        """Hash of names, sizes and times of the table and of what it names; empty for a drawn set.
+
+        A table that cannot be read counts alone: what is wrong with it is said by the rule.
+        """
+        dataset = self.study.dataset
+        if dataset.phantom:
             return ""
-        root = Path(self.study.dataset.root)
-        files = sorted(path for path in root.rglob("*") if path.is_file())
-        stats = [os.stat(path) for path in files]
-        return sha256_of(
-            [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]
-        )
+        table = Path(dataset.root) / dataset.table
+        files = {table}
+        with suppress(MedclError, OSError):
+            files |= files_of(read_slides(table, dataset.root))
+        return sha256_of([_state(file) for file in sorted(files)])
 
     def split(self, wildcards: Any) -> str:
         return _text(self.study.folds)
@@ -118,6 +120,15 @@ class SlideFlow:
         return _text(self.study.encoder)
 
     # As in a study of volumes: a function of the outputs makes no job again, `decides` does.
+
+    def dataset(self, wildcards: Any, output: Any = None) -> str:
+        """The dataset without what only later rules read; `truth` is compared with the pictures,
+        but another one makes no slide be examined again.
+        """
+        return _text(self.study.dataset, without={"tiles"})
+
+    def dataset_decides(self, wildcards: Any) -> str:
+        return _text(self.study.dataset, without={"tiles", "truth"})
 
     def encoder(self, wildcards: Any, output: Any = None) -> str:
         return _text(self.study.encoders[wildcards.encoder], without={"seeds"})
@@ -150,6 +161,15 @@ class SlideFlow:
 
 
 EVALUATED = ("patients.csv", "metrics.json")
+
+
+def _state(file: Path) -> list[Any]:
+    """Name, size and time of a file; the name alone where it cannot be seen."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return [str(file)]
+    return [str(file), status.st_size, status.st_mtime_ns]
 
 
 def _text(section: BaseModel | None, without: set[str] | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from medcl.slides.given import without_value
 from medcl.study.markup import Html, bullets, paragraph, section, subsection, table
 from medcl.study.names import Names
 from medcl.study.slides_results import SlideResults
@@ -14,7 +15,7 @@ THRESHOLD = "whose patients choose the threshold"
 def slides(results: SlideResults, names: Names) -> Html:
     """Every slide that is not part of the study, remarks on the others, and the folds."""
     listed = results.ingest.get("slides", [])
-    tiled = results.tiles.get("slides", {})
+    tiled, dataset = results.tiles.get("slides", {}), results.study.dataset
     failed: list[list[object]] = []
     remarks: list[list[object]] = []
     for item in listed:
@@ -35,6 +36,9 @@ def slides(results: SlideResults, names: Names) -> Html:
             for found in item["findings"]
             if found["severity"] == "warning"
         ]
+        labels = item.get("truth_labels")
+        if labels is not None and (absent := without_value(labels, dataset.truth)):
+            remarks.append([names.case(item["case"]), absent.code, absent.message, absent.remedy])
     heads = ["slide", "status", "what", "what to do"]
     lost = table(f"Slides that are not part of the study: {len(failed)} of {len(listed)}.", heads,
                  failed, "ttww")  # fmt: skip

@@ -10,6 +10,7 @@ from PIL import Image
 
 from medcl.errors import MedclError
 from medcl.files import write_json
+from medcl.slides import given
 from medcl.slides.examine import examine, read_mask, write_examination
 from medcl.slides.geojson import collection, feature, rectangle
 from medcl.slides.phantom import write_svs
@@ -106,6 +107,52 @@ def test_a_mask_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert "'Point'" in found.findings[0].message
     write_json(tmp_path / "none.geojson", collection([]))
     assert examine("a", path, SETTINGS, mask=tmp_path / "none.geojson").status == "empty"
+
+
+def test_a_mask_larger_than_pillow_takes_from_strangers_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = svs(tmp_path)
+    Image.fromarray(np.ones((128, 192), np.uint8)).save(tmp_path / "mask.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert examine("a", path, SETTINGS, mask=tmp_path / "mask.png").status == "ok"
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    monkeypatch.setattr(given, "MOST_PIXELS", 20_000)
+    found = examine("a", path, SETTINGS, mask=tmp_path / "mask.png")
+    assert found.status == "mask_unreadable"
+    assert "192x128 pixels, at most 20000" in found.findings[0].message
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"type": "MultiPolygon", "coordinates": [[[]]]},
+        {"type": "Polygon"},
+        {"type": "Polygon", "coordinates": None},
+        {"type": "Polygon", "coordinates": [[[0], [1], [2]]]},
+        {"type": "Polygon", "coordinates": [["a", "b"]]},
+        {"type": "Polygon", "coordinates": [[[0, 0], [1, float("nan")], [2, 2]]]},
+    ],
+)
+def test_areas_without_usable_coordinates_are_named(tmp_path: Path, geometry: dict) -> None:
+    whole = {"type": "Polygon", "coordinates": rectangle(0, 0, 9, 9)}
+    (tmp_path / "areas.geojson").write_text(json.dumps([whole, geometry]))
+    found = examine("a", svs(tmp_path), SETTINGS, mask=tmp_path / "areas.geojson")
+    assert found.status == "mask_unreadable"
+    assert f"geometry 2, a {geometry['type']}" in found.findings[0].message
+
+
+def test_a_disk_that_fails_is_a_finding_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    path = svs(tmp_path)
+    monkeypatch.setattr("medcl.slides.examine.slide_sha256", fails)
+    found = examine("a", path, SETTINGS)
+    assert found.status == "unreadable"
+    assert "Input/output error" in found.findings[0].message
 
 
 def test_marker_ink_is_a_warning(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The pool of tiles: what is drawn, and that it can be drawn again."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def test_tiles_of_two_sizes_are_refused(tmp_path: Path) -> None:
     entries = [pooled(tmp_path, "a"), pooled(tmp_path, "b", tile=128)]
     with pytest.raises(MedclError, match=r"\[64, 128\]"):
         write_pool(tmp_path / "pool.h5", entries, most=3, seed=0)
+
+
+def test_a_forked_process_opens_the_pool_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handle that two processes share reads at the wrong place."""
+    write_pool(tmp_path / "pool.h5", [pooled(tmp_path, "a")], most=3, seed=0)
+    pool = TilePool(tmp_path / "pool.h5")
+    pool.read([1])
+    assert pool._open is not None
+    mine = pool._open[1]
+    pool.read([2])
+    assert pool._open[1] is mine
+    pid = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+    pool.read([1])
+    assert pool._open[1] is not mine
 
 
 def test_a_pool_goes_to_another_process_without_its_handle(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from make_slides import halves, picture, svs, tiff
 from PIL import Image
 
 from medcl.slides import reader
-from medcl.slides.reader import SlideError, on_white, open_slide, reader_of, slide_sha256
+from medcl.slides.reader import SlideError, on_white, open_slide, slide_sha256
 
 CENTIMETRE = 10000 / 0.5  # pixels a centimetre at 0.5 micrometres a pixel
 
@@ -159,26 +160,47 @@ def test_a_slide_that_ends_where_its_next_page_should_begin_is_truncated(tmp_pat
     assert code_of(path) == "truncated"
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_slide_cut_within_the_last_bytes_of_its_last_page_is_refused(
+    tmp_path: Path, cut: int
+) -> None:
+    """Pixels, then the only page, whose last four bytes say that no other follows."""
+    side = 16
+    shorts = {256: side, 257: side, 258: 8, 259: 1, 262: 2, 277: 3, 278: side}
+    longs = {273: 8, 279: 3 * side**2}
+    entries = sorted(
+        [(tag, 3, v) for tag, v in shorts.items()] + [(t, 4, v) for t, v in longs.items()]
+    )
+    page = b"".join(struct.pack("<HHII", tag, kind, 1, v) for tag, kind, v in entries)
+    whole = b"II*\0" + struct.pack("<I", 8 + 3 * side**2) + bytes(3 * side**2)
+    whole += struct.pack("<H", len(entries)) + page + struct.pack("<I", 0)
+    path = tmp_path / "a.tiff"
+    path.write_bytes(whole)
+    assert open_slide(path).sizes == ((side, side),)
+    path.write_bytes(whole[:-cut])
+    assert code_of(path) in ("truncated", "unreadable")
+
+
+def test_a_file_that_ends_within_its_first_bytes_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "a.tiff").write_bytes(b"II*\0\1")
+    assert code_of(tmp_path / "a.tiff") == "unreadable"
+
+
+def test_a_slide_that_may_not_be_read_is_unreadable_and_no_error_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(reader, "open_pyramid", denied)
+    with pytest.raises(SlideError, match="Permission denied") as caught:
+        open_slide(svs(tmp_path))
+    assert caught.value.code == "unreadable"
+
+
 def test_a_reader_cannot_be_sent_to_another_process(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="path instead"):
         pickle.dumps(open_slide(svs(tmp_path)))
-
-
-def test_few_slides_stay_open_and_a_fork_opens_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader, "HANDLES", 2)
-    reader._handles.clear()
-    a, b, c = (svs(tmp_path, name=f"{name}.svs") for name in "abc")
-    first, second = reader_of(a), reader_of(b)
-    assert reader_of(a) is first
-    reader_of(c)  # b was not used for longest
-    assert reader_of(a) is first
-    assert reader_of(b) is not second
-    pid = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-    assert reader_of(b) is not second
-    reader._handles.clear()
 
 
 def test_the_hash_of_mrxs_covers_its_folder(tmp_path: Path) -> None:

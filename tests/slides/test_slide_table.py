@@ -11,6 +11,7 @@ from medcl.errors import MedclError
 from medcl.slides.table import (
     Slide,
     deal,
+    files_of,
     labels_of,
     read_folds,
     read_table,
@@ -56,6 +57,33 @@ def test_a_label_that_is_no_class_is_refused(tmp_path: Path) -> None:
 def test_a_table_without_patients_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MedclError, match="no column 'patient'"):
         read_table(table(tmp_path, "slide,path,label", "a,a.svs,normal"))
+
+
+def test_a_table_in_another_encoding_is_named_with_what_to_do(tmp_path: Path) -> None:
+    dataset = table(tmp_path, "slide,path,patient,label")
+    with open(tmp_path / "slides.csv", "ab") as file:
+        file.write("Müller,a.svs,p1,normal\n".encode("latin-1"))
+    with pytest.raises(MedclError, match=r"slides\.csv:2: byte 0xfc is no UTF-8; save"):
+        read_table(dataset)
+
+
+def test_a_table_of_a_spreadsheet_with_semicolons_is_read(tmp_path: Path) -> None:
+    (one,) = read_table(table(tmp_path, "Slide;Path;Patient;Label", "a;a.svs;p1;normal"))
+    assert (one.slide, one.patient, one.label) == ("a", "p1", "normal")
+
+
+def test_the_files_of_a_slide_are_all_it_is_made_of(tmp_path: Path) -> None:
+    for name in ("a.svs", "other.svs", "b.mrxs", "b/Data.dat", "c/0.dcm", "c/1.dcm", "m.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    at = str(tmp_path)
+    slides = [
+        Slide("a", f"{at}/a.svs", "p", mask=f"{at}/m.png", truth=f"{at}/t.png"),
+        Slide("b", f"{at}/b.mrxs", "p"),
+        Slide("c", f"{at}/c/0.dcm", "p"),
+    ]
+    found = {str(path.relative_to(tmp_path)) for path in files_of(slides)}
+    assert found == {"a.svs", "m.png", "t.png", "b.mrxs", "b/Data.dat", "c/0.dcm", "c/1.dcm"}
 
 
 def test_paths_are_relative_to_the_root(tmp_path: Path) -> None:

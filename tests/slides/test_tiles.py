@@ -1,5 +1,7 @@
 """Tiles by physical size: level, grid, pixels and share of tissue."""
 
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -168,7 +170,31 @@ def test_what_tiles_are_made_from_changes_with_slide_mask_and_settings(tmp_path:
         lay_tiles(reader, mask, TileSettings(0.5, tile=128, least_tissue=0.4), "sha"),
     ]
     assert len({tiles.made_from for tiles in made}) == 4
+    assert other.sha256 != mask.sha256
+    assert replace(mask, scale=(1.0, 1.0)).sha256 != mask.sha256
     assert lay_tiles(reader, mask, settings, "sha").made_from == made[0].made_from
+
+
+def test_a_corrected_size_of_the_pixels_makes_other_tiles(tmp_path: Path) -> None:
+    """0.5, 0.485 and 0.515 micrometres a pixel have one mask, and tiles of other pixels."""
+    path, mask = svs(tmp_path), TissueMask(np.ones((10, 10), bool), (76.8, 51.2))
+    laid = [
+        lay_tiles(open_slide(path, microns), mask, TileSettings(0.5, tile=128), "sha")
+        for microns in (0.5, 0.485, 0.515)
+    ]
+    assert [tiles.grid.read for tiles in laid] == [128, 132, 124]
+    assert len({tiles.made_from for tiles in laid}) == 3
+
+
+def test_the_areas_of_a_large_mask_are_summed_in_four_bytes_a_pixel() -> None:
+    mask = TissueMask(np.ones((1000, 1000), bool), (1.0, 1.0))
+    corners = np.array([[0, 0], [990, 980]], np.int32)
+    tracemalloc.start()
+    shares = tissue_shares(mask, corners, 10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(shares, [1.0, 1.0])
+    assert peak < 5 * mask.mask.size
 
 
 @pytest.mark.parametrize(("tile", "many"), [(256, 88), (512, 20)])

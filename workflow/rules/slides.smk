@@ -33,6 +33,7 @@ rule slides_ingest:
         runtime=240,
     params:
         settings=study.dataset,
+        decides=study.dataset_decides,
         fingerprint=study.fingerprint,
         out=study.folder,
     shell:
@@ -67,6 +68,7 @@ rule slides_split:
 rule tile:
     input:
         slides=f"{study.root}/ingest/slides.csv",
+        findings=f"{study.root}/ingest/ingest.json",  # holds a hash of each mask
     output:
         f"{study.root}/tile/tiles.json",
     log:

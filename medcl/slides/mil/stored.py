@@ -37,12 +37,19 @@ class Stored:
         self.deviation = np.ones(self.width, np.float32)
 
     def standardise_over(self, bags: Sequence[str]) -> None:
-        """Take mean and deviation of the instances of these bags; every bag counts equally."""
-        raw = [self._raw(bag, None).astype(np.float64) for bag in bags]
-        mean = np.mean([one.mean(0) for one in raw], axis=0)
-        variance = np.mean([((one - mean) ** 2).mean(0) for one in raw], axis=0)
+        """Take mean and deviation of the instances of these bags; every bag counts equally.
+
+        One bag at a time, twice: all of them in double precision would fill the memory.
+        """
+        mean = sum(self._raw(bag, None).mean(0, dtype=np.float64) for bag in bags) / len(bags)
+        variance = sum(self._spread(bag, mean) for bag in bags) / len(bags)
         deviation = np.maximum(np.sqrt(variance), LEAST_DEVIATION)
         self.mean, self.deviation = mean.astype(np.float32), deviation.astype(np.float32)
+
+    def _spread(self, bag: str, mean: np.ndarray) -> np.ndarray:
+        """Mean squared distance of the instances from `mean`, of each feature."""
+        away = self._raw(bag, None) - mean
+        return np.square(away, out=away).mean(0)
 
     def count(self, bag: str) -> int:
         return self.counts[bag]
