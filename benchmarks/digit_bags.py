@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 
 from medcl.config import Training
 from medcl.slides.mil import Aggregator, build
-from medcl.slides.mil.bags import Bags, InMemory, whole
+from medcl.slides.mil.bags import Bags
 from medcl.training.devices import Place
 from medcl.training.fit import fit
 from medcl.training.run import seeded
@@ -48,6 +48,27 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+class Arrays:
+    """Features given as one array (N, D) of each bag."""
+
+    def __init__(self, bags: Mapping[str, np.ndarray]) -> None:
+        self.bags = bags
+
+    def count(self, bag: str) -> int:
+        return len(self.bags[bag])
+
+    def read(self, bag: str, rows: np.ndarray | None = None) -> np.ndarray:
+        return self.bags[bag] if rows is None else self.bags[bag][rows]
+
+
+def whole(bags: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (B, N, D) and mask (B, N) of whole bags, filled up to the longest."""
+    features = [torch.from_numpy(np.ascontiguousarray(bag)) for bag in bags]
+    lengths = torch.tensor([len(bag) for bag in bags])
+    padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+
+
 def train(
     options: Mapping[str, Any],
     bags: list[np.ndarray],
@@ -63,8 +84,8 @@ def train(
     with seeded(seed_of(seed, 1)):
         model = build(options, features=bags[0].shape[1], classes=max(labels) + 1)
     names = [str(number) for number in range(len(bags))]
-    memory = InMemory(dict(zip(names, bags, strict=True)))
-    items = Bags(names, labels, memory, balanced=model.balanced)
+    arrays = Arrays(dict(zip(names, bags, strict=True)))
+    items = Bags(names, labels, arrays, balanced=model.balanced)
     settings = Training(
         batch=max(batch, model.least_batch),
         learning_rate=learning_rate,

@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from digit_bags import train
+from digit_bags import train, whole
 from scipy import io, stats
 from sklearn.model_selection import RepeatedStratifiedKFold
 
 from medcl.errors import TrainingFailed
-from medcl.slides.mil.bags import whole
 
 FOLDS, REPEATS, CONFIDENCE = 5, 5, 0.95
 STEPS, BATCH, LEARNING_RATE = 200, 8, 1e-3

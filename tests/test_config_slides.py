@@ -48,6 +48,51 @@ def test_a_primary_encoder_that_is_not_there_is_refused() -> None:
         load_slide_study(study(primary={"encoder": "x"}))
 
 
+@pytest.mark.parametrize(
+    ("aggregator", "mil", "problem"),
+    [
+        (
+            {"name": "ins", "warm_steps": 300},
+            {},
+            "aggregators.a.warm_steps: 300 of the 300 steps of `mil.steps` teach bag labels",
+        ),
+        ("ins", {"steps": 1}, "aggregators.a.warm_steps: 1 of the 1 steps"),
+        (
+            "scmil",
+            {"batch": 5},
+            "mil.batch: 5 bags a step, and aggregators.a needs 6: two of each of 3 classes",
+        ),
+    ],
+)
+def test_an_aggregator_that_cannot_be_trained_is_refused_before_any_training(
+    aggregator: object, mil: dict, problem: str
+) -> None:
+    three = {"name": "s", "classes": ["benign", "insitu", "invasive"]}
+    with pytest.raises(ConfigError) as error:
+        load_slide_study(study(dataset=three, aggregators={"a": aggregator}, mil=mil))
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"configuration: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "mil"),
+    [("ins", {}), ({"name": "ins", "warm_steps": 299}, {}), ("ins", {"steps": 2}),
+     ("scmil", {}), ("scmil", {"batch": 4})],
+)  # fmt: skip
+def test_an_aggregator_with_room_for_its_steps_and_bags_is_accepted(
+    aggregator: object, mil: dict
+) -> None:
+    found = load_slide_study(study(aggregators={"a": aggregator}, mil=mil))
+    assert list(found.aggregators) == ["a"]
+
+
+def test_a_finding_is_waived_where_weights_are_given() -> None:
+    with pytest.raises(ConfigError, match=r"encoders\.a: `waive` is about `weights`"):
+        load_slide_study(study(encoders={"a": {"waive": ["test_slides"]}}))
+    given = {"a": {"weights": "mine.pt", "waive": ["test_slides"]}}
+    assert load_slide_study(study(encoders=given)).encoders["a"].waive == ["test_slides"]
+
+
 def test_the_kind_of_a_study_chooses_its_keys() -> None:
     assert [kind_of(study()), kind_of({})] == ["slides", "volumes"]
     with pytest.raises(ConfigError, match="no such kind of study: 'slide'; did you mean 'slides'"):

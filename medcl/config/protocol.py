@@ -81,13 +81,20 @@ WAYS = ("pretrain", "weights", "start", "cost_of", "selftrain")
 
 def check(study: Study) -> None:
     """Raise ValidationError with every problem between the sections of a study."""
-    found = [*_datasets(study), *_arms(study), *_primary(study), *_bound(study), *_tune(study)]
+    refuse(
+        "Study",
+        [*_datasets(study), *_arms(study), *_primary(study), *_bound(study), *_tune(study)],
+    )
+
+
+def refuse(title: str, found: Sequence[Problem]) -> None:
+    """Raise ValidationError of the model called `title` with these problems, if there are any."""
     if found:
         errors = [
             InitErrorDetails(type=PydanticCustomError(ACROSS, message), loc=path, input=value)  # type: ignore[arg-type]
             for path, message, value in found
         ]
-        raise ValidationError.from_exception_data("Study", errors)
+        raise ValidationError.from_exception_data(title, errors)
 
 
 def origin_of(study: Study, arm: str) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from medcl.config.base import Count, Name, Positive, Section, Share
+from medcl.config.protocol import Problem, refuse
 from medcl.config.study import Options, Training
 
 FILE = r"^[^\s'\"]+$"
@@ -121,12 +123,19 @@ class SlideEncoder(Section):
     weights: Annotated[str, Field(pattern=FILE)] | None = Field(
         None, description="an encoder.pt of `slides-pretrain` of your own"
     )
+    waive: list[Literal["test_slides"]] = Field(
+        default_factory=list,
+        description="findings about `weights` that would stop the run and shall not; the report "
+        "then begins with them: test_slides, they were pretrained on slides of test patients",
+    )
     seeds: Count = Field(1, description="trainings of this encoder, shared by the runs in turn")
 
     @model_validator(mode="after")
     def one_origin(self) -> SlideEncoder:
         if self.pretrain and self.weights:
             raise ValueError("gives both `pretrain` and `weights`; choose one")
+        if self.waive and not self.weights:
+            raise ValueError("`waive` is about `weights`, and none are given")
         return self
 
     @property
@@ -142,7 +151,11 @@ class Mil(Training):
     steps: Count = Field(300, description="optimiser steps; the last weights are used")
     cap: Count = Field(4096, description="tiles of a bag in training")
     chunk: Count = Field(4096, description="tiles of a bag computed together in prediction")
-    class_weights: bool = Field(True, description="every class counts equally")
+    class_weights: bool = Field(
+        True,
+        description="every class counts equally: by its weight in the loss, but for aggregators "
+        "whose batches hold all classes equally often",
+    )
 
 
 class SlidePrimary(Section):
@@ -198,15 +211,8 @@ class SlideStudy(Section):
         return {k: v if v is not None else {} for k, v in value.items()}
 
     @model_validator(mode="after")
-    def primary_exists(self) -> SlideStudy:
-        encoders, aggregators = list(self.encoders), list(self.aggregators)
-        named = {"encoder": encoders, "control": encoders, "aggregator": aggregators}
-        for key, known in named.items():
-            name = getattr(self.primary, key)
-            if name is not None and name not in known:
-                raise ValueError(f"primary.{key}: no '{name}'; one of {', '.join(known)}")
-        if self.primary.encoder and self.primary.encoder == self.primary.control:
-            raise ValueError("primary: an encoder cannot be compared with itself")
+    def sections_fit(self) -> SlideStudy:
+        refuse("SlideStudy", [*_primary(self), *_trainings(self)])
         return self
 
     @property
@@ -227,3 +233,36 @@ class SlideStudy(Section):
     @property
     def aggregator(self) -> str:
         return self.primary.aggregator or next(iter(self.aggregators))
+
+
+def _primary(study: SlideStudy) -> Iterator[Problem]:
+    encoders, aggregators = list(study.encoders), list(study.aggregators)
+    named = {"encoder": encoders, "control": encoders, "aggregator": aggregators}
+    for key, known in named.items():
+        name = getattr(study.primary, key)
+        if name is not None and name not in known:
+            yield ("primary", key), f"no '{name}'; one of {', '.join(known)}", name
+    if study.primary.encoder and study.primary.encoder == study.primary.control:
+        yield ("primary",), "an encoder cannot be compared with itself", study.primary.encoder
+
+
+def _trainings(study: SlideStudy) -> Iterator[Problem]:
+    """Aggregators that `mil` cannot train: told before any encoder is trained for them."""
+    steps, batch, classes = study.mil.steps, study.mil.batch, len(study.dataset.classes)
+    for name, options in study.aggregators.items():
+        given = (options.model_extra or {}).get("warm_steps")
+        warm = given if isinstance(given, int) else 1  # of `null`, half of the steps and at least 1
+        if options.name == "ins" and warm >= steps:
+            yield (
+                ("aggregators", name, "warm_steps"),
+                f"{warm} of the {steps} steps of `mil.steps` teach bag labels, which leaves none "
+                "for pseudo-labels; train longer, or lower it",
+                given,
+            )
+        if options.name == "scmil" and batch < 2 * classes:
+            yield (
+                ("mil", "batch"),
+                f"{batch} bags a step, and aggregators.{name} needs {2 * classes}: two of each of "
+                f"{classes} classes",
+                batch,
+            )

@@ -7,6 +7,7 @@ alone, so that another slide more or less changes nothing else.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from medcl.files import replacing
 from medcl.slides.reader import SlideError, open_slide
 from medcl.slides.tiles import Tiles, read_tile
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class PooledSlide:
 class TilePool:
     """The pool as written; it may be pickled, each process opens the file for itself.
 
-    slides: names. slide: of each tile, the number of its slide. coords: level-0 places.
+    slides: names. slide: of each tile, the number of its slide. coords: level-0 places. left_out:
+    slides that could not be read, with the reason.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,6 +49,8 @@ class TilePool:
                 if file.attrs.get("format") != FORMAT:
                     raise OSError(f"its format is {file.attrs.get('format')}, not {FORMAT}")
                 self.slides = [str(name) for name in file["slides"].asstr()[:]]
+                left_out: dict[str, str] = json.loads(file["left_out"].asstr()[()])
+                self.left_out = left_out
                 self.slide: Int32[np.ndarray, " M"] = file["slide"][:]
                 self.coords: Int32[np.ndarray, "M 2"] = file["coords"][:]
                 self.tile = int(file["tiles"].shape[1])
@@ -122,6 +126,7 @@ def write_pool(
             raise MedclError(
                 f"{path}: none of {len(slides)} slides has a tile; look at their qc.png"
             )
+        file["left_out"] = json.dumps(failed)
         file["slides"] = np.array(names, dtype=h5py.string_dtype())
         file["slide"] = np.array(numbers, np.int32)
         file["coords"] = np.concatenate(places)

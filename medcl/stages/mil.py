@@ -12,11 +12,11 @@ from typing import Any
 import h5py
 import torch
 
-from medcl.config import Mil, load_section
+from medcl.config import UNDECIDING, Mil, load_section
 from medcl.config.study import Options
 from medcl.errors import MedclError, TrainingFailed
 from medcl.files import read_json, replacing
-from medcl.slides.mil import build
+from medcl.slides.mil import build, kind_of
 from medcl.slides.mil.bags import Bags, balanced_weights
 from medcl.slides.mil.base import Aggregator, BagPrediction
 from medcl.slides.mil.stored import Stored
@@ -78,6 +78,7 @@ def _run(settings: Mil, options: Options, outputs: Outputs, args: argparse.Names
     seed = seed_of(args.seed, MIL, args.fold)
     model, bags = _prepared(settings, options, stored, dealt, seed, args)
     key = {"stage": "mil", "fold": args.fold, "seed": args.seed, **outputs.content}
+    key["settings"] = settings.model_dump(exclude=UNDECIDING)
     files = {"folds": args.folds, "embedded": args.embedded}
     fitted = _fitted(model, bags, settings, seed, outputs, work_folder(args.work, key, files))
     predicted = []
@@ -116,7 +117,9 @@ def _prepared(
     if len(set(labels)) < len(classes):
         raise TrainingFailed(f"fold {args.fold}: not every class has a training slide with tiles")
     stored.standardise_over(names)
-    weights = balanced_weights(labels, len(classes)) if settings.class_weights else None
+    weights = None
+    if settings.class_weights and not kind_of(options.name).balanced:
+        weights = balanced_weights(labels, len(classes))
     with seeded(seed):
         model = build(
             options.model_dump(),

@@ -15,7 +15,8 @@ import numpy as np
 from medcl.files import read_json, replacing, write_json
 from medcl.slides.examine import TissueMask
 from medcl.slides.given import TruthError, read_truth
-from medcl.slides.table import Slide, read_folds
+from medcl.slides.patients import without_class
+from medcl.slides.table import Dealt, Slide, labels_of, read_folds
 from medcl.slides.tiles import read_tiles, tissue_shares
 from medcl.study.slides_metrics import auroc, threshold
 
@@ -44,18 +45,21 @@ class Patient:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write patients.csv, a row per seed and test patient, and metrics.json with the failed runs
-    and what tiles with a truth say.
+    """Write patients.csv, a row per seed and test patient, and metrics.json with the failed runs,
+    the test patients that a run lost, and what tiles with a truth say.
     """
     out, rows, runs = Path(args.out), [], []
-    truth = Truth(read_folds(args.folds).slides, args)
+    dealt = read_folds(args.folds)
+    truth = Truth(dealt.slides, args)
     for folder in map(Path, args.runs):
         summary = read_json(folder / "summary.json")
         item = {key: summary[key] for key in ("fold", "seed", "status", "reason", "seconds")}
         if summary["status"] == "ok":
-            patients = patients_of(folder / "predictions.csv", args.classes)
+            patients, lost = patients_of(
+                folder / "predictions.csv", args.classes, dealt, summary["fold"]
+            )
             rows += _rows(patients, summary["seed"], summary["fold"], args.classes)
-            item |= truth.compare(folder / "scores.h5")
+            item |= {"lost": lost, **truth.compare(folder / "scores.h5")}
         runs.append(item)
     with (
         replacing(out / "patients.csv") as partial,
@@ -69,22 +73,33 @@ def run(args: argparse.Namespace) -> None:
     print(f"slides-evaluate: {len(runs)} runs, {failed} of them failed; wrote {out}", flush=True)
 
 
-def patients_of(file: Path, classes: Sequence[str]) -> list[Patient]:
-    """Slides of a patient joined: the mean of their probabilities, the last of their classes."""
+def patients_of(
+    file: Path, classes: Sequence[str], dealt: Dealt, fold: int
+) -> tuple[list[Patient], list[str]]:
+    """Slides of a patient joined, and the test patients that are lost.
+
+    The probability is the mean of those of the slides that were predicted; the class that of all
+    slides. A patient is lost whose slides of it were none of those predicted.
+    """
     with open(file, newline="", encoding="utf-8") as opened:
-        slides = list(csv.DictReader(opened))
-    joined: dict[tuple[str, str], list[Mapping[str, str]]] = {}
-    for row in slides:
-        joined.setdefault((row["role"], row["patient"]), []).append(row)
-    return [
+        joined: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+        for row in csv.DictReader(opened):
+            joined.setdefault((row["role"], row["patient"]), []).append(row)
+    label_of = labels_of(dealt.slides, classes)
+    predicted = {row["slide"] for group in joined.values() for row in group}
+    lost = without_class(label_of, (one for one in dealt.slides if one.slide in predicted))
+    patients = [
         Patient(
             patient,
             role,
-            max(classes.index(row["label"]) for row in group),
+            classes.index(label_of[patient]),
             np.mean([[float(row[f"p_{name}"]) for name in classes] for row in group], axis=0),
         )
         for (role, patient), group in joined.items()
+        if patient not in lost
     ]
+    tested = {one.patient for one in dealt.of("test", fold)}
+    return patients, [patient for patient in lost if patient in tested]
 
 
 def _rows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from medcl.files import read_json
 from medcl.networks.tile_encoder import build_tile_encoder
 from medcl.networks.transfer import transfer
 from medcl.objectives.tile_contrast import build_tile_objective
-from medcl.slides.pool import PooledSlide, TilePool, write_pool
+from medcl.slides.pool import FORMAT, PooledSlide, TilePool, write_pool
 from medcl.slides.pretext import TileItems
+from medcl.slides.seen import hashes_of, of_test_patients
 from medcl.slides.table import ROLES, read_folds
 from medcl.slides.tiles import read_tiles
 from medcl.training import checkpoint
@@ -30,6 +32,7 @@ from medcl.training.run import Outputs, on_cpu, seeded, work_folder
 from medcl.training.seeds import seed_of
 
 ENCODER = 2**31  # keeps these seeds apart from those of aggregators
+NAMED = 10  # slides that an error names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", default="narrow", help="`encoder` section: YAML or a file")
     parser.add_argument("--folds", required=True, help="folds.csv")
     parser.add_argument("--tiles", required=True, help="tiles.json")
+    parser.add_argument("--examined", required=True, help="folder with a folder of each slide")
     parser.add_argument("--fold", type=int, default=0, help="fold that is not trained on")
     parser.add_argument("--seed", type=int, default=0, help="number of this training")
     parser.add_argument("--out", required=True, help="folder of encoder.pt, log.csv, summary.json")
@@ -58,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
         "settings": settings.model_dump(),
         "fold": args.fold,
         "seed": args.seed,
+        "slides": [],
     }
     seed = seed_of(args.seed, ENCODER, args.fold if settings.by_fold else 0)
     with seeded(seed):
@@ -80,14 +85,36 @@ def _filled(
     if settings.pretrain is not None:
         return _pretrained(network, settings.pretrain, seed, args, outputs)
     if settings.weights is not None:
-        content = load_encoder(settings.weights)
-        theirs, ours = content["tiles"], outputs.content["tiles"]
-        if theirs != ours:
-            print(f"slides-pretrain: {settings.weights}: made for tiles of {theirs}, here {ours}")
-        taken = transfer(network, content["weights"], [""])
-        outputs.facts["transfer"] = taken.to_dict()
-        print(f"slides-pretrain: {settings.weights}: {taken.sentence()}", flush=True)
+        _take(network, settings.weights, settings.waive, args, outputs)
     return Fitted(Progress("slides-pretrain", 0), 0.0, {})
+
+
+def _take(
+    network: Any, path: str, waive: Sequence[str], args: argparse.Namespace, outputs: Outputs
+) -> None:
+    """Copy the weights of a file. Raises MedclError if they were pretrained on test patients."""
+    content = load_encoder(path)
+    theirs, ours = content["tiles"], outputs.content["tiles"]
+    if theirs != ours:
+        print(f"slides-pretrain: {path}: made for tiles of {theirs}, here {ours}")
+    seen, tested = content.get("slides"), None
+    if seen is None:
+        print(f"slides-pretrain: {path}: does not say on which slides it was pretrained")
+    else:
+        tested = of_test_patients(seen, read_folds(args.folds), args.examined)
+    if tested and "test_slides" not in waive:
+        more = f" and {len(tested) - NAMED} more" if len(tested) > NAMED else ""
+        raise MedclError(
+            f"leakage: {path}: was pretrained on {len(tested)} slides of test patients of this "
+            f"study (each patient with a label is tested in one fold): "
+            f"{', '.join(tested[:NAMED])}{more}; give `pretrain` instead, which leaves out the "
+            "test patients of each fold, or weights from other patients, or set "
+            "`waive: [test_slides]` beside `weights`: the report then begins with it"
+        )
+    taken = transfer(network, content["weights"], [""])
+    outputs.content["slides"] = seen
+    outputs.facts |= {"transfer": taken.to_dict(), "test_slides": tested}
+    print(f"slides-pretrain: {path}: {taken.sentence()}", flush=True)
 
 
 def _pretrained(
@@ -95,14 +122,17 @@ def _pretrained(
 ) -> Fitted:
     key = {"stage": "slides-pretrain", "settings": settings.model_dump(exclude=UNDECIDING)}
     key |= {"network": outputs.content["network"], "seed": args.seed, "fold": args.fold}
+    key |= {"pool": FORMAT}
     work = work_folder(args.work, key, {"folds": args.folds, "tiles": args.tiles})
     with seeded(seed):
         objective = build_tile_objective(settings.objective.model_dump(), network, network.features)
     pool = _pool(settings, seed, args, work)
+    outputs.content["slides"] = hashes_of(args.examined, pool.slides)
     outputs.facts |= {
         "steps": settings.steps,
         "objective": settings.objective.model_dump(),
         "slides": len(pool.slides),
+        "left_out": pool.left_out,
         "tiles": len(pool),
     }
     print(f"slides-pretrain: {len(pool)} tiles of {len(pool.slides)} slides", flush=True)
@@ -142,10 +172,14 @@ def _pool(settings: TilePretrain, seed: int, args: argparse.Namespace, work: Pat
             if tiles[one.slide]["status"] == "ok"
         ]
         try:
-            write_pool(file, entries, most=settings.tiles_per_slide, seed=seed)
+            write_pool(file, entries, most=settings.tiles_per_slide, seed=seed, say=_say)
         except MedclError as error:
             raise TrainingFailed(str(error)) from None
     return TilePool(file)
+
+
+def _say(line: str) -> None:
+    print(f"slides-pretrain: {line}", flush=True)
 
 
 def load_encoder(path: str | Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from medcl.config import Folds, load_section
 from medcl.errors import MedclError
 from medcl.files import read_json, write_json
+from medcl.slides.patients import without_class
 from medcl.slides.table import Slide, deal, labels_of, read_slides, write_folds
 
 
@@ -23,18 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write audit.json, then folds.csv; one picture in two folds stops before it."""
-    settings = load_section(Folds, args.settings)
-    slides, out = read_slides(args.slides), Path(args.out)
+    """Write audit.json, then folds.csv; one picture in two folds stops before it.
+
+    The class of a patient is that of all slides in the user's table. Patients whose slides of it
+    are all lost are left out.
+    """
+    settings, out = load_section(Folds, args.settings), Path(args.out)
+    usable, listed = read_slides(args.slides), read_json(args.findings)["slides"]
+    whole = [Slide(item["case"], "", item["subject"], item["label"]) for item in listed]
+    label_of = labels_of(whole, args.classes)
+    lost = without_class(label_of, usable)
+    slides = [one for one in usable if one.patient not in lost]
     fold_of = deal(slides, args.classes, settings)
-    listed = read_json(args.findings)["slides"]
     # Two levels of one DICOM series are two files, and one slide.
     digests = {item["case"]: item.get("quickhash") or item["sha256"] for item in listed}
     duplicates = twice(
         {one.slide: (digests[one.slide], one.patient, fold_of[one.patient]) for one in slides}
     )
     leaking = [found for found in duplicates if len(set(found["folds"])) > 1]
-    label_of = labels_of(slides, args.classes)
     audit = {
         "folds": settings.count,
         "by": settings.by,
@@ -45,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
         ],
         "duplicates": duplicates,
         "sites": sites_of(slides, fold_of),
-        "mixed": mixed(slides),
+        "mixed": mixed([one for one in whole if one.patient in fold_of]),
+        "lost": {patient: label_of[patient] for patient in lost},
     }
     write_json(out / "audit.json", audit)
     if leaking:
@@ -58,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
         )
     (out / "audit.stopped.json").unlink(missing_ok=True)
     write_folds(out / "folds.csv", slides, fold_of)
+    for patient in lost:
+        print(f"  left out {patient}: every slide of its class '{label_of[patient]}' is lost")
     print(
         f"slides-split: {len(slides)} slides of {len(fold_of)} patients in {settings.count} folds"
     )

@@ -18,6 +18,7 @@ def slides(results: SlideResults, names: Names) -> Html:
     tiled, dataset = results.tiles.get("slides", {}), results.study.dataset
     failed: list[list[object]] = []
     remarks: list[list[object]] = []
+    dropped = set(results.audit.get("lost", {}))
     for item in listed:
         error = next((f for f in item["findings"] if f["severity"] == "error"), None)
         tile = tiled.get(item["case"], {"status": "ok"})
@@ -29,6 +30,12 @@ def slides(results: SlideResults, names: Names) -> Html:
                 "message": results.unreadable[item["case"]],
                 "remedy": "it was whole when it was examined; copy it again, then run again",
             }
+        if error is None and item["subject"] in dropped:
+            error = {
+                "code": "patient_left_out",
+                "message": "every slide of the class of its patient is lost",
+                "remedy": "mend those slides, or correct their labels",
+            }
         if error is not None:
             failed.append([names.case(item["case"]), error["code"], *_told(error, names)])
         remarks += [
@@ -39,6 +46,11 @@ def slides(results: SlideResults, names: Names) -> Html:
         labels = item.get("truth_labels")
         if labels is not None and (absent := without_value(labels, dataset.truth)):
             remarks.append([names.case(item["case"]), absent.code, absent.message, absent.remedy])
+        remarks += [
+            [names.case(item["case"]), "unreadable_later",
+             f"left out by {encoder}: {names.scrub(why)}", "copy it again, then run again"]
+            for encoder, why in results.unread_by.get(item["case"], {}).items()
+        ]  # fmt: skip
     heads = ["slide", "status", "what", "what to do"]
     lost = table(f"Slides that are not part of the study: {len(failed)} of {len(listed)}.", heads,
                  failed, "ttww")  # fmt: skip
@@ -48,12 +60,26 @@ def slides(results: SlideResults, names: Names) -> Html:
         "Slides",
         paragraph(f"{kept} of {len(listed)} slides are usable, with {count} tiles in all."),
         lost,
+        patients_left_out(results, names),
         subsection(
             "Remarks", table("Slides worth a look at their qc.png.", heads, remarks, "ttww")
         ),
         subsection("Folds", folds(results)),
         anchor="slides",
     )
+
+
+def patients_left_out(results: SlideResults, names: Names) -> Html:
+    """Patients who would count as of another class, by the slides of them that are left."""
+    lost, known = results.lost(), {item["subject"] for item in results.ingest.get("slides", [])}
+    rows: list[list[object]] = [
+        [names.subject(patient), "; ".join(by)] for patient, by in lost.items()
+    ]
+    caption = (
+        f"Patients left out, because every slide of their class is lost: {len(rows)} of "
+        f"{len(known)}. The class of a patient is that of all slides in the table."
+    )
+    return table(caption, ["patient", "by which models"], rows, "tw")
 
 
 def _told(found: dict[str, Any], names: Names) -> list[object]:
@@ -87,7 +113,7 @@ def folds(results: SlideResults) -> Html:
     )
 
 
-def pretraining(results: SlideResults) -> Html:
+def pretraining(results: SlideResults, names: Names) -> Html:
     rows: list[list[object]] = []
     said = []
     for name, summary in results.pretrainings.items():
@@ -96,6 +122,10 @@ def pretraining(results: SlideResults) -> Html:
             numbers = ["-" if x is None else f"{x:.3f}" for x in (level, chance)]
             rows.append([name, summary["tiles"], summary["steps"], *numbers, summary["seconds"]])
         said += [f"{name}: {sentence}" for sentence in summary.get("diagnosis", [])]
+        said += [
+            f"{name}: {names.case(slide)} is left out: {names.scrub(why)}"
+            for slide, why in summary.get("left_out", {}).items()
+        ]
     heads = ["encoder", "tiles", "steps", "loss", "chance", "seconds"]
     caption = "Pretrainings: loss at the end beside that of equal embeddings."
     return section("Pretraining", table(caption, heads, rows, "tnnnnn"), bullets(said))

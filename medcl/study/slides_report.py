@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from medcl.study.sentences import p_value
 from medcl.study.slides_material import pretraining, slides, unfinished
 from medcl.study.slides_metrics import METRICS, NAMES, of_class
 from medcl.study.slides_pictures import forest, heatmaps, sides
-from medcl.study.slides_results import Model, Pair, SlideResults, pairs
+from medcl.study.slides_results import PRIMARY, Pair, SlideResults, pairs
 from medcl.study.statistics import LEVEL, Estimate
 
 COLUMNS = (
@@ -49,37 +49,53 @@ def slide_page(results: SlideResults, *, command: str | None = None) -> str:
     compared = pairs(results)
     title = results.study.report.title or f"{results.study.study}: medcl report"
     sections = [
-        answer(results, compared),
+        answer(results, compared, names),
         measured(results),
         comparisons(compared),
         heatmaps(results, names),
         slides(results, names),
-        pretraining(results),
+        pretraining(results, names),
         unfinished(results),
         provenance(command, hashed=hashed),
     ]
     return document(title, header(results.study.study, title), sections)
 
 
-def answer(results: SlideResults, compared: Sequence[Pair]) -> Html:
-    """The primary comparison in words."""
+def answer(results: SlideResults, compared: Sequence[Pair], names: Names) -> Html:
+    """The primary comparison in words, after what could make its scores too good."""
     study = results.study
-    scope = [
-        name
-        for name, one in study.encoders.items()
-        if one.pretrain and one.pretrain.patients == "all"
-    ]
-    warning = (
-        f"{', '.join(scope)}: pretrained on tiles of test patients too, without their labels."
-        if scope
-        else ""
-    )
     primary = [pair for pair in compared if pair.primary]
     said = [paragraph(words(pair), class_="answer") for pair in primary]
     if not said:
         only = results.model(study.asked, study.aggregator)
         said = [paragraph(f"{only.name}: AUROC {shown(only.estimates['auroc'])}.", class_="answer")]
-    return section("Answer", warning and paragraph(warning), *said, anchor="answer")
+    warnings = [paragraph(text) for text in seen_before(results, names)]
+    return section("Answer", *warnings, *said, anchor="answer")
+
+
+def seen_before(results: SlideResults, names: Names) -> Iterator[str]:
+    """Encoders that were pretrained on test patients, or may have been."""
+    encoders = results.study.encoders
+    scope = [n for n, one in encoders.items() if one.pretrain and one.pretrain.patients == "all"]
+    if scope:
+        yield f"{', '.join(scope)}: pretrained on tiles of test patients too, without their labels."
+    unknown = []
+    for name, one in encoders.items():
+        summary = results.pretrainings.get(f"{name}/f0/s0")
+        if one.weights and summary is not None:
+            tested = summary.get("test_slides")
+            unknown += [name] if tested is None else []
+            if tested:
+                yield (
+                    f"{name}: its weights were pretrained on {len(tested)} slides of test patients "
+                    "(waived in the configuration): its scores may be too good. They are "
+                    f"{', '.join(map(names.case, tested))}."
+                )
+    if unknown:
+        yield (
+            f"{', '.join(unknown)}: on which slides the given weights were pretrained is not "
+            "known; if test patients were among them, the scores are too good."
+        )
 
 
 def words(pair: Pair, metric: str = "auroc") -> str:
@@ -88,16 +104,17 @@ def words(pair: Pair, metric: str = "auroc") -> str:
     start = f"{pair.first.name} compared with {pair.second.name}: "
     if found.mean is None:
         return f"{start}no comparison ({found.reason})."
-    means = [model.estimates[metric].mean for model in (pair.first, pair.second)]
+    means = pair.means[metric]
     beside = " and ".join("-" if mean is None else f"{mean:.3f}" for mean in means)
     start += f"the {NAMES[metric]} differs by {found.mean:+.3f} ({beside})"
     if found.low is None or found.high is None:
         return f"{start}; without an interval this may be chance ({found.reason})."
     start += f", 95 % interval {found.low:+.3f} to {found.high:+.3f}"
     start += f", {found.replicates} seeds, {found.subjects} patients"
-    after = pair.adjusted.get(metric)
-    if pair.family > 1 and after is not None:
-        start += f", {p_value(after)} after Holm's correction for {pair.family} comparisons"
+    start += f" (without {pair.apart} that only one of them predicted)" if pair.apart else ""
+    after, family = pair.adjusted[metric], pair.family[metric]
+    if family > 1 and after is not None:
+        start += f", {p_value(after)} after Holm's correction for {family} comparisons"
     if after is not None and after < LEVEL:
         of = f"these {pair.by}s" if pair.by == "encoder" else "this aggregator"
         return f"{start}: {'a gain' if found.mean > 0 else 'a loss'} for {of}."
@@ -204,6 +221,11 @@ def comparisons(compared: Sequence[Pair]) -> Html:
         f"{'; p after Holm is corrected over all others' if len(rows) > 1 else ''}. Each encoder "
         "stands for these trainings of it, not for its method."
     )
+    if apart := max((pair.apart for pair in compared), default=0):
+        caption += (
+            f" Of some, up to {apart} patients are left out whom only one of the two models "
+            "predicted, because the other could not read their slides."
+        )
     heads = ["difference", "with", *NAMES.values(), "p", "p after Holm"]
     without = bullets(f"Without an interval: {reason}." for reason in sorted(reasons))
     return section(
@@ -227,14 +249,11 @@ def write_comparison(file: Path, compared: Sequence[Pair]) -> None:
         for pair in compared:
             for name in METRICS:
                 found = pair.differences[name]
-                values = [_mean(pair.first, name), _mean(pair.second, name)]
+                values = [*pair.means[name]]
                 values += [found.mean, found.low, found.high, found.p, pair.adjusted[name]]
                 cells = ["" if value is None else f"{value:.6g}" for value in values]
                 first, second = pair.first, pair.second
                 row = [pair.by, first.encoder, first.aggregator, second.encoder, second.aggregator]
                 row += [name, *cells, str(found.replicates), str(found.subjects)]
-                writer.writerow([*row, "yes" if pair.primary else "no"])
-
-
-def _mean(model: Model, metric: str) -> float | None:
-    return model.estimates[metric].mean
+                asked = pair.primary and name == PRIMARY
+                writer.writerow([*row, "yes" if asked else "no"])

@@ -11,21 +11,23 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
 
 from medcl.config import SlideStudy, load_slide_study
 from medcl.files import read_json, read_yaml
-from medcl.slides.table import Dealt, labels_of, read_folds
-from medcl.study.slides_metrics import METRICS, Predicted, contributions, measure
+from medcl.slides.table import Dealt, read_folds
+from medcl.study.slides_colour import colour_auroc
+from medcl.study.slides_metrics import METRICS, Predicted, contributions
 from medcl.study.statistics import Estimate, estimate, holm
 
-COLOUR = "mean colour"
+PRIMARY = "auroc"  # the metric of the primary comparison
+FINISHED = "no seed finished in every fold{}"
 
 
 @dataclass(frozen=True)
 class Model:
-    """One aggregator on one encoder. seeds: those whose runs of all folds are there."""
+    """One aggregator on one encoder. seeds: those whose runs of all folds are there. patients:
+    those that all of these predicted.
+    """
 
     encoder: str
     aggregator: str
@@ -47,10 +49,20 @@ class Model:
     def estimates(self) -> dict[str, Estimate]:
         """By metric, over seeds and patients."""
         if not self.seeds:
-            lost = Estimate(None, 0, 0, 0, reason="no seed finished in every fold")
+            lost = Estimate(None, 0, 0, 0, reason=FINISHED.format(""))
             return dict.fromkeys(METRICS, lost)
         found = {name: estimate(table, self.patients) for name, table in self.tables.items()}
         return {name: _within(one, 0.0, 1.0) for name, one in found.items()}
+
+    def of(
+        self, seeds: Sequence[int], patients: Sequence[str]
+    ) -> dict[str, Float[np.ndarray, "R P"]]:
+        """`tables` of some of the seeds, and of some of the patients as if there were no others."""
+        if list(seeds) == list(self.seeds) and tuple(patients) == self.patients:
+            return self.tables
+        rows = np.array([list(self.patients).index(patient) for patient in patients])
+        found = {seed: self.seeds[seed].rows(rows) for seed in seeds}
+        return replace(self, seeds=found, patients=tuple(patients)).tables
 
     def total(self, key: str) -> int:
         return sum(run.get(key, 0) for run in self.runs)
@@ -60,8 +72,10 @@ class Model:
 class Pair:
     """A model less another one, by metric; `primary` is the comparison the study is made for.
 
-    adjusted: p by metric after Holm's correction over the `family` of comparisons it belongs to:
-    the primary one alone, or all others of the study.
+    means: of both by metric, on the patients and seeds compared. apart: patients that only one of
+    them predicted, who are not compared. adjusted: p by metric after Holm's correction over the
+    `family` of comparisons it belongs to: the AUROC of the primary one alone, or all others of the
+    study in this metric.
     """
 
     first: Model
@@ -69,14 +83,16 @@ class Pair:
     by: str
     primary: bool
     differences: dict[str, Estimate]
+    means: dict[str, tuple[float | None, float | None]]
+    apart: int = 0
     adjusted: dict[str, float | None] = field(default_factory=dict)
-    family: int = 1
+    family: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SlideResults:
     """Everything below results/<study>. unreadable: why slides that were examined and found good
-    have no features of some encoder.
+    have features of no encoder. unread_by: the same of slides that others have, by encoder.
     """
 
     study: SlideStudy
@@ -89,6 +105,17 @@ class SlideResults:
     colour: float | None
     pretrainings: dict[str, dict[str, Any]]
     unreadable: dict[str, str]
+    unread_by: dict[str, dict[str, str]]
+
+    def lost(self) -> dict[str, list[str]]:
+        """Patients whose slides of their class are all lost: the models that miss them."""
+        found = {patient: ["all"] for patient in self.audit.get("lost", {})}
+        for model in self.models:
+            for run in model.runs:
+                for patient in run.get("lost", []):
+                    by = found.setdefault(patient, [])
+                    by += [] if model.name in by else [model.name]
+        return dict(sorted(found.items()))
 
     def model(self, encoder: str, aggregator: str) -> Model:
         return next(m for m in self.models if (m.encoder, m.aggregator) == (encoder, aggregator))
@@ -105,7 +132,8 @@ def read_slide_results(study_file: str | Path, root: str | Path) -> SlideResults
         for e in study.encoders
         for a in study.aggregators
     ]
-    found = sorted((root / "pretrain").rglob("summary.json"))
+    found = {place: _json(root / "pretrain" / place / "summary.json") for place in places(study)}
+    everywhere, by_some = _unreadable(root, places(study))
     colour = None
     if dealt is not None and tiles:
         colour = colour_auroc(dealt, tiles["slides"], study.dataset.classes)
@@ -118,17 +146,35 @@ def read_slide_results(study_file: str | Path, root: str | Path) -> SlideResults
         dealt,
         models,
         colour,
-        {str(f.parent.relative_to(root / "pretrain")): read_json(f) for f in found},
-        _unreadable(root),
+        {place: summary for place, summary in found.items() if summary},
+        everywhere,
+        by_some,
     )
 
 
-def _unreadable(root: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for file in sorted((root / "embed").rglob("embed.json")):
-        slides = read_json(file)["slides"]
-        found |= {name: one["reason"] for name, one in slides.items() if one["status"] != "ok"}
-    return found
+def places(study: SlideStudy) -> list[str]:
+    """Folders of the encoders of a study: other ones are left of earlier configurations."""
+    return [
+        f"{name}/f{fold}/s{seed}"
+        for name, one in study.encoders.items()
+        for fold in range(study.folds.count if one.by_fold else 1)
+        for seed in range(min(one.seeds, study.seeds))
+    ]
+
+
+def _unreadable(
+    root: Path, places: Sequence[str]
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Slides without features: why, of those that no encoder has, and by encoder of the others."""
+    made = {place: _json(root / "embed" / place / "embed.json") for place in places}
+    made = {place: listed for place, listed in made.items() if listed.get("slides")}
+    why: dict[str, dict[str, str]] = {}
+    for place, listed in made.items():
+        for name, one in listed["slides"].items():
+            if one["status"] != "ok":
+                why.setdefault(name, {})[place] = one["reason"]
+    everywhere = {name: next(iter(by.values())) for name, by in why.items() if len(by) == len(made)}
+    return everywhere, {name: by for name, by in why.items() if name not in everywhere}
 
 
 def pairs(results: SlideResults) -> list[Pair]:
@@ -149,34 +195,42 @@ def pairs(results: SlideResults) -> list[Pair]:
         if aggregator != study.aggregator:
             first = results.model(study.asked, aggregator)
             found.append(_pair(first, second, "aggregator", False))
-    asked, others = ([pair for pair in found if pair.primary is kind] for kind in (True, False))
-    return _adjusted(asked) + _adjusted(others)
-
-
-def _adjusted(family: Sequence[Pair]) -> list[Pair]:
-    by_metric = {name: holm([pair.differences[name].p for pair in family]) for name in METRICS}
-    return [
-        replace(
-            pair,
-            adjusted={name: by_metric[name][place] for name in METRICS},
-            family=len(family),
-        )
-        for place, pair in enumerate(family)
-    ]
+    found.sort(key=lambda pair: not pair.primary)
+    for name in METRICS:
+        alone = [pair.primary and name == PRIMARY for pair in found]
+        for kind in (True, False):
+            family = [place for place, own in enumerate(alone) if own is kind]
+            corrected = holm([found[place].differences[name].p for place in family])
+            for place, p in zip(family, corrected, strict=True):
+                found[place].adjusted[name] = p
+                found[place].family[name] = len(family)
+    return found
 
 
 def _pair(first: Model, second: Model, by: str, primary: bool) -> Pair:
+    """Two models on the seeds that finished in both and the patients that both predicted."""
     both = [seed for seed in first.seeds if seed in second.seeds]
-    if not both or first.patients != second.patients:
-        reason = "no seed finished in every fold of both"
+    patients = [patient for patient in first.patients if patient in second.patients]
+    if not both or not patients:
+        reason = "no patient was predicted by both" if both else FINISHED.format(" of both")
         lost = Estimate(None, 0, 0, 0, reason=reason)
-        return Pair(first, second, by, primary, dict.fromkeys(METRICS, lost))
-    one, other = ([list(model.seeds).index(seed) for seed in both] for model in (first, second))
-    differences = {}
-    for name in METRICS:
-        table = first.tables[name][one] - second.tables[name][other]
-        differences[name] = _within(estimate(table, first.patients), -1.0, 1.0)
-    return Pair(first, second, by, primary, differences)
+        means = {
+            name: (first.estimates[name].mean, second.estimates[name].mean) for name in METRICS
+        }
+        return Pair(first, second, by, primary, dict.fromkeys(METRICS, lost), means)
+    one, other = (model.of(both, patients) for model in (first, second))
+    return Pair(
+        first,
+        second,
+        by,
+        primary,
+        {name: _within(estimate(one[name] - other[name], patients), -1.0, 1.0) for name in METRICS},
+        {
+            name: (estimate(one[name], patients).mean, estimate(other[name], patients).mean)
+            for name in METRICS
+        },
+        len(set(first.patients) ^ set(second.patients)),
+    )
 
 
 def _within(found: Estimate, lowest: float, highest: float) -> Estimate:
@@ -193,86 +247,23 @@ def _model(folder: Path, encoder: str, aggregator: str, study: SlideStudy) -> Mo
     with open(folder / "patients.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     classes = study.dataset.classes
-    seeds: dict[int, Predicted] = {}
-    patients: tuple[str, ...] = ()
+    by_seed: dict[int, dict[str, dict[str, str]]] = {}
     for seed in range(study.seeds):
         done = [run for run in runs if run["seed"] == seed and run["status"] == "ok"]
-        own = sorted((r for r in rows if int(r["seed"]) == seed), key=lambda r: r["patient"])
-        names = tuple(row["patient"] for row in own)
-        if len(done) < study.folds.count or (patients and names != patients):
-            continue
-        patients = names
+        if len(done) == study.folds.count:
+            by_seed[seed] = {row["patient"]: row for row in rows if int(row["seed"]) == seed}
+    patients = sorted(set.intersection(*map(set, by_seed.values()))) if by_seed else []
+    seeds = {}
+    for seed, found in by_seed.items() if patients else ():
+        own = [found[patient] for patient in patients]
         seeds[seed] = Predicted(
             np.array([classes.index(row["label"]) for row in own]),
             np.array([[float(row[f"p_{name}"]) for name in classes] for row in own]),
             np.array([classes.index(row["decision"]) for row in own]),
             np.array([int(row["fold"]) for row in own]),
         )
-    return Model(encoder, aggregator, seeds, patients, tuple(runs))
+    return Model(encoder, aggregator, seeds, tuple(patients), tuple(runs))
 
 
 def _json(file: Path) -> dict[str, Any]:
     return read_json(file) if file.exists() else {}
-
-
-# ----------------------------------------------------------------------- what colour alone tells
-
-
-def colour_auroc(
-    dealt: Dealt, tiles: dict[str, dict[str, Any]], classes: Sequence[str]
-) -> float | None:
-    """AUROC of patients by logistic regression on the mean tile colour of their slides.
-
-    In the folds of the study, trained on the training slides of each; None where undefined.
-    """
-    there = [s for s in dealt.slides if s.label and tiles.get(s.slide, {}).get("status") == "ok"]
-    if not there:
-        return None
-    colours = np.array([tiles[one.slide]["colour"] for one in there])
-    labels = np.array([classes.index(one.label) for one in there])
-    label_of = labels_of(there, classes)
-    patient, label, probability, folds = [], [], [], []
-    for fold in range(dealt.count):
-        training = {one.slide for one in dealt.of("training", fold)}
-        test = {one.slide for one in dealt.of("test", fold)}
-        rows = np.array([one.slide in training for one in there])
-        held = np.array([one.slide in test for one in there])
-        if len(set(labels[rows])) < len(classes) or not held.any():
-            return None
-        guessed = logistic(colours[rows], labels[rows], colours[held], len(classes))
-        names = [one.patient for one, out in zip(there, held, strict=True) if out]
-        for name in dict.fromkeys(names):
-            own = np.array([other == name for other in names])
-            patient.append(name)
-            label.append(classes.index(label_of[name]))
-            probability.append(guessed[own].mean(0))
-            folds.append(fold)
-    shares = np.array(probability)
-    found = Predicted(np.array(label), shares, shares.argmax(1), np.array(folds))
-    value = measure("auroc", found)
-    return None if np.isnan(value) else value
-
-
-def logistic(
-    train: Float[np.ndarray, "n D"],
-    label: np.ndarray,
-    test: Float[np.ndarray, "m D"],
-    classes: int,
-) -> Float[np.ndarray, "m C"]:
-    """Probabilities by logistic regression of standardised features, penalty |w|^2 / 2."""
-    mean, deviation = train.mean(0), np.maximum(train.std(0), 1e-9)
-    x, held = (train - mean) / deviation, (test - mean) / deviation
-    shape = (x.shape[1] + 1, classes)
-    wanted = np.eye(classes)[label]
-
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = flat.reshape(shape)
-        logits = x @ weights[:-1] + weights[-1]
-        slope = softmax(logits, axis=1) - wanted
-        gradient = np.vstack([x.T @ slope + weights[:-1], slope.sum(0)])
-        value = -(wanted * log_softmax(logits, axis=1)).sum() + (weights[:-1] ** 2).sum() / 2
-        return float(value), gradient.ravel()
-
-    weights = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B").x.reshape(shape)
-    guessed: np.ndarray = softmax(held @ weights[:-1] + weights[-1], axis=1)
-    return guessed

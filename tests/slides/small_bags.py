@@ -1,8 +1,15 @@
-"""Aggregators and a batch of bags small enough for every test here."""
+"""Aggregators and bags small enough for every test here."""
 
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
 import torch
 
+from medcl.slides.features import FORMAT
 from medcl.slides.mil import build
+from medcl.slides.mil.stored import Stored
 
 OPTIONS = {
     "abmil": {"width": 8, "attention": 6},
@@ -37,3 +44,21 @@ def batch(lengths=(4, 7, 2, 5), labels=(0, 1, 2, 1), seed=0):
         "label": torch.tensor(labels),
         "instance": torch.where(mask, places, -1),
     }
+
+
+def write_features(folder, bags):
+    """Arrays (N, D) by bag as `embed` would write them; their files and what they are made from."""
+    files = {}
+    for name, rows in bags.items():
+        files[name] = (Path(folder) / f"{name}.h5", "tiles")
+        with h5py.File(files[name][0], "w") as file:
+            file["features"] = np.asarray(rows, np.float16)
+            file["coords"] = np.zeros((len(rows), 2), np.int32)
+            file.attrs.update({"side": 1, "made_from": "tiles", "format": FORMAT})
+    return files
+
+
+def stored(bags):
+    """The same, held in memory as so few are."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Stored(write_features(folder, bags))

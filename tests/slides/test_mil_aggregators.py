@@ -3,14 +3,14 @@ import signal
 
 import pytest
 import torch
-from slides.small_bags import FEATURES, batch, model
+from slides.small_bags import FEATURES, batch, model, stored
 from torch.nn import functional as F
 
 from medcl.config import Training
 from medcl.errors import MedclError
 from medcl.options import schemas
 from medcl.slides.mil import AGGREGATORS, build
-from medcl.slides.mil.bags import Bags, InMemory
+from medcl.slides.mil.bags import Bags
 from medcl.training.devices import Place
 from medcl.training.fit import fit
 
@@ -187,19 +187,19 @@ def bags_of(classes):
         bag[0, label] += 6 * (label > 0)
         arrays[str(number)] = bag.numpy()
         labels.append(label)
-    return list(arrays), labels, InMemory(arrays)
+    return list(arrays), labels, stored(arrays)
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_the_loop_trains_it_and_a_resumed_run_ends_where_an_uninterrupted_one_does(name, tmp_path):
-    names, labels, memory = bags_of(3)
+    names, labels, features = bags_of(3)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     settings = Training(batch=6, learning_rate=1e-2, precision="float32", save_every_s=1e9)
 
     def run(work, stop=None):
         aggregator = model(name)
-        items = Bags(names, labels, memory, balanced=aggregator.balanced)
+        items = Bags(names, labels, features, balanced=aggregator.balanced)
         aggregator.begin(6, items.instances)
         if stop is not None:
             step, after = [0], aggregator.after_step

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from slides.small_bags import stored
 
 from medcl.errors import MedclError
-from medcl.slides.mil.bags import Bags, InMemory, balanced_weights, whole
+from medcl.slides.mil.bags import Bags, balanced_weights
 from medcl.training.sampler import Items, common_rng, loader
 
 
@@ -12,9 +13,9 @@ def bags(lengths=(3, 9, 5, 4, 6), labels=(0, 1, 0, 0, 0), **options):
     first, arrays = 0, {}
     for number, length in enumerate(lengths):
         rows = np.stack([np.arange(first, first + length), np.full(length, number)], 1)
-        arrays[str(number)] = rows.astype(np.float16)
+        arrays[str(number)] = rows
         first += length
-    return Bags(list(arrays), list(labels), InMemory(arrays), **options)
+    return Bags(list(arrays), list(labels), stored(arrays), **options)
 
 
 def batches(items, steps=4, batch=4, first=0):
@@ -66,12 +67,11 @@ def test_a_balanced_batch_holds_every_class_equally_often():
     assert set(odd) == {1, 2}
 
 
-def test_a_batch_is_cut_to_its_longest_bag_and_widened():
+def test_a_batch_is_cut_to_its_longest_bag():
     items = bags()
     batch = next(iter(batches(items, steps=1)))
     assert batch["features"].shape[1] == 9  # one length for the loader, whatever was drawn
     short = items.augment(batch, torch.Generator())
-    assert short["features"].dtype == torch.float32
     assert short["features"].shape[1] == int(batch["mask"].sum(1).max())
     assert short["mask"].shape == short["instance"].shape == short["features"].shape[:2]
     assert torch.equal(short["label"], batch["label"])
@@ -90,12 +90,6 @@ def test_bags_that_cannot_be_trained_on_are_named():
         bags(lengths=(3, 2), labels=(0,))
     with pytest.raises(MedclError, match="no bag to train on"):
         bags(lengths=(), labels=())
-
-
-def test_whole_bags_are_filled_up_to_the_longest():
-    features, mask = whole([np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)])
-    assert features.shape == (2, 4, 3)
-    assert mask.tolist() == [[True, True, False, False], [True] * 4]
 
 
 def test_weights_of_classes_make_them_count_alike():

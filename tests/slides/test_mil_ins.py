@@ -183,6 +183,13 @@ def test_a_training_too_short_for_pseudo_labels_is_refused():
         model("ins")(batch())
 
 
+@pytest.mark.parametrize(("steps", "warm"), [(2, 1), (300, 150), (3000, 1000)])
+def test_bag_labels_are_taught_for_half_of_the_steps_and_no_more_than_a_thousand(steps, warm):
+    aggregator = model("ins", warm_steps=None)
+    aggregator.begin(steps, 10)
+    assert aggregator.warm_steps == warm
+
+
 def test_no_gradient_reaches_keys_prototypes_or_soft_labels():
     aggregator, bags = seeing()
     loss, _ = aggregator(bags)

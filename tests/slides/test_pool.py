@@ -63,7 +63,9 @@ def test_a_slide_that_cannot_be_read_is_left_out_by_name(tmp_path: Path) -> None
     bad.path.write_bytes(b"nothing")
     failed = write_pool(tmp_path / "pool.h5", [bad, good], most=3, seed=0)
     assert list(failed) == ["b"]
-    assert TilePool(tmp_path / "pool.h5").slides == ["a"]
+    pool = TilePool(tmp_path / "pool.h5")
+    assert pool.slides == ["a"]
+    assert pool.left_out == failed
     with pytest.raises(MedclError, match="none of 1 slides"):
         write_pool(tmp_path / "none.h5", [bad], most=3, seed=0)
     assert not (tmp_path / "none.h5").exists()

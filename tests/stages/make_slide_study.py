@@ -96,7 +96,7 @@ class Stages:
             "slides_pretrain", "--settings", self.flow.encoder(asked),
             "--network", self.flow.network(asked), "--fold", fold, "--seed", seed,
             "--out", self.root / "pretrain" / place, "--work", self.root / "state" / place,
-            *self.tables,
+            *self.examined,
         )  # fmt: skip
         made = self.root / "pretrain" / place / "encoder.pt"
         stage("embed", "--encoder", made, "--out", self.root / "embed" / place, *self.tables)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,9 +16,12 @@ from medcl.errors import MedclError
 from medcl.files import read_json
 from medcl.objectives.tile_contrast import TileContrast
 from medcl.slides.phantom import BROKEN
-from medcl.slides.table import read_folds
+from medcl.slides.seen import hashes_of, of_test_patients
+from medcl.slides.table import Dealt, Slide, read_folds, write_folds
 from medcl.stages import embed
-from medcl.study.slides_results import logistic, read_slide_results
+from medcl.stages.slides_evaluate import patients_of
+from medcl.study.slides_colour import logistic
+from medcl.study.slides_results import read_slide_results
 
 CLASSES = ["normal", "tumour"]
 TILES = {"microns_per_pixel": 1.0, "tile": 32, "least_tissue": 0.5}
@@ -106,7 +110,8 @@ def test_the_audit_names_sites_in_several_folds_and_patients_of_several_classes(
     rows += [f"s{n},s{n}.svs,p{n // 2},{CLASSES[n // 2 % 2]},h{n // 6}" for n in range(12)]
     rows += ["x,x.svs,p1,normal,h0"]
     (tmp_path / "slides.csv").write_text("\n".join(rows) + "\n")
-    listed = [{"case": row.split(",")[0], "sha256": row} for row in rows[1:]]
+    parts = [row.split(",") for row in rows[1:]]
+    listed = [{"case": p[0], "sha256": p[1], "subject": p[2], "label": p[3]} for p in parts]
     (tmp_path / "ingest.json").write_text(json.dumps({"slides": listed}))
     common = ["--classes", *CLASSES, "--slides", tmp_path / "slides.csv"]
     common += ["--findings", tmp_path / "ingest.json", "--out", tmp_path / "split"]
@@ -120,6 +125,49 @@ def test_the_audit_names_sites_in_several_folds_and_patients_of_several_classes(
         assert len(folds) > 1
     with pytest.raises(MedclError, match="2 sites cannot be dealt to 3 folds"):
         stage("slides_split", "--settings", "{count: 3, by: site}", *common)
+
+
+def test_a_patient_whose_slides_of_its_class_are_lost_is_left_out_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["slide,path,patient,label"]
+    rows += [f"s{n},s{n}.svs,p{n},{CLASSES[n % 2]}" for n in range(8)]
+    (tmp_path / "slides.csv").write_text("\n".join(rows) + "\n")
+    unusable = ["x,x.svs,p0,tumour", "y,y.svs,p1,normal", "z,z.svs,p9,tumour"]
+    parts = [row.split(",") for row in [*rows[1:], *unusable]]
+    listed = [{"case": p[0], "sha256": p[1], "subject": p[2], "label": p[3]} for p in parts]
+    (tmp_path / "ingest.json").write_text(json.dumps({"slides": listed}))
+    stage(
+        "slides_split", "--settings", "{count: 3}", "--classes", *CLASSES,
+        "--slides", tmp_path / "slides.csv", "--findings", tmp_path / "ingest.json",
+        "--out", tmp_path / "split",
+    )  # fmt: skip
+    dealt = read_folds(tmp_path / "split/folds.csv")
+    assert {one.patient for one in dealt.slides} == {f"p{n}" for n in range(1, 8)}
+    audit = read_json(tmp_path / "split/audit.json")
+    assert audit["lost"] == {"p0": "tumour", "p9": "tumour"}
+    assert audit["mixed"] == ["p1"]  # also by its normal slide that is lost
+    assert audit["patients"] == 7
+    assert "left out p0: every slide of its class 'tumour' is lost" in capsys.readouterr().out
+
+
+def test_a_patient_counts_by_all_its_slides_and_not_by_those_predicted_alone(
+    tmp_path: Path,
+) -> None:
+    table = [("a", "p0", 0), ("b", "p0", 1), ("c", "p1", 0), ("d", "p2", 1), ("e", "p2", 0)]
+    table += [("f", "p3", 1), ("g", "p3", 0)]
+    fold = {"p0": 0, "p1": 0, "p2": 0, "p3": 1}
+    slides = [Slide(name, f"{name}.svs", patient, CLASSES[kind]) for name, patient, kind in table]
+    dealt = Dealt(tuple(slides), {one.slide: fold[one.patient] for one in slides}, 3)
+    rows = ["slide,patient,label,role,p_normal,p_tumour"]
+    rows += ["a,p0,normal,test,0.9,0.1", "c,p1,normal,test,0.7,0.3"]  # not b: p0 is lost
+    rows += ["d,p2,tumour,test,0.2,0.8", "e,p2,normal,test,0.6,0.4"]
+    rows += ["g,p3,normal,validation,0.8,0.2"]  # not f
+    (tmp_path / "predictions.csv").write_text("\n".join(rows) + "\n")
+    patients, lost = patients_of(tmp_path / "predictions.csv", CLASSES, dealt, 0)
+    assert lost == ["p0"]
+    assert [(one.patient, one.label) for one in patients] == [("p1", 0), ("p2", 1)]
+    assert patients[1].probability.tolist() == pytest.approx([0.4, 0.6])
 
 
 def test_tiles_and_their_mean_colour_are_listed(begun: Path) -> None:
@@ -177,7 +225,7 @@ def test_a_killed_embedding_leaves_no_partial_file_and_goes_on(
     common = ["--folds", begun / "split/folds.csv", "--tiles", begun / "tile/tiles.json"]
     stage(
         "slides_pretrain", "--network", json.dumps(ENCODER), "--out", encoder,
-        "--work", tmp_path / "work", *common,
+        "--work", tmp_path / "work", "--examined", begun / "ingest/slides", *common,
     )  # fmt: skip
     whole = embed.embed
     made = []
@@ -209,7 +257,7 @@ def test_a_failed_encoder_fails_its_runs_and_no_more(begun: Path, tmp_path: Path
     common = ["--folds", begun / "split/folds.csv", "--tiles", begun / "tile/tiles.json"]
     stage(
         "slides_pretrain", "--network", json.dumps(ENCODER), "--out", place,
-        "--work", tmp_path / "work", *common,
+        "--work", tmp_path / "work", "--examined", begun / "ingest/slides", *common,
     )  # fmt: skip
     content = torch.load(place / "encoder.pt", weights_only=True)
     torch.save(content | {"status": "failed", "reason": "it diverged"}, place / "encoder.pt")
@@ -239,6 +287,7 @@ def test_logistic_regression_is_scikit_learns() -> None:
 def test_an_encoder_of_ones_own_is_taken_whole(begun: Path, tmp_path: Path) -> None:
     common = ["--network", json.dumps(ENCODER), "--folds", begun / "split/folds.csv"]
     common += ["--tiles", begun / "tile/tiles.json", "--work", tmp_path / "work"]
+    common += ["--examined", begun / "ingest/slides"]
     stage("slides_pretrain", "--seed", 3, "--out", tmp_path / "mine", *common)
     given = json.dumps({"weights": str(tmp_path / "mine/encoder.pt")})
     stage("slides_pretrain", "--settings", given, "--out", tmp_path / "taken", *common)
@@ -252,12 +301,79 @@ def test_an_encoder_of_ones_own_is_taken_whole(begun: Path, tmp_path: Path) -> N
     assert read_json(tmp_path / "taken/summary.json")["transfer"]["share"] == 1.0
 
 
+def test_weights_that_saw_slides_of_test_patients_stop_the_study_unless_waived(
+    begun: Path, tmp_path: Path
+) -> None:
+    common = ["--network", json.dumps(ENCODER), "--folds", begun / "split/folds.csv"]
+    common += ["--tiles", begun / "tile/tiles.json", "--work", tmp_path / "work"]
+    common += ["--examined", begun / "ingest/slides"]
+    mine = tmp_path / "mine"
+    given = json.dumps({"pretrain": PRETRAIN})
+    stage("slides_pretrain", "--settings", given, "--out", mine, *common)
+    seen = [one.slide for one in read_folds(begun / "split/folds.csv").of("training", 0)]
+    content = torch.load(mine / "encoder.pt", weights_only=True)
+    listed = {i["case"]: i["sha256"] for i in read_json(begun / "ingest/ingest.json")["slides"]}
+    assert [one["sha256"] for one in content["slides"]] == [listed[name] for name in seen]
+    weights = {"weights": str(mine / "encoder.pt")}
+    taken = ["--out", tmp_path / "taken", *common]
+    said = f"leakage: .*encoder.pt: was pretrained on 2 slides .*: {', '.join(seen)}; give"
+    with pytest.raises(MedclError, match=said):
+        stage("slides_pretrain", "--settings", json.dumps(weights), *taken)
+    assert not (tmp_path / "taken/encoder.pt").exists()
+    waived = json.dumps(weights | {"waive": ["test_slides"]})
+    stage("slides_pretrain", "--settings", waived, *taken)
+    assert read_json(tmp_path / "taken/summary.json")["test_slides"] == seen
+    again = torch.load(tmp_path / "taken/encoder.pt", weights_only=True)
+    assert again["slides"] == content["slides"]  # taken weights have seen what they had seen
+    for one in content["slides"]:
+        one["sha256"] = "of another level"
+    torch.save(content, mine / "encoder.pt")
+    with pytest.raises(MedclError, match="2 slides of test patients"):  # by their pictures
+        stage("slides_pretrain", "--settings", json.dumps(weights), *taken)
+    del content["slides"]
+    torch.save(content, mine / "encoder.pt")
+    stage("slides_pretrain", "--settings", json.dumps(weights), *taken)
+    assert read_json(tmp_path / "taken/summary.json")["test_slides"] is None
+
+
+def test_slides_without_a_label_are_nobodys_test(begun: Path, tmp_path: Path) -> None:
+    slides = read_folds(begun / "split/folds.csv").slides
+    dealt = Dealt((replace(slides[0], label=""), *slides[1:]), {}, 3)
+    seen = hashes_of(begun / "ingest/slides", ["s0", "s1"])
+    assert of_test_patients(seen, dealt, begun / "ingest/slides") == ["s1"]
+
+
+def test_a_slide_that_the_pool_cannot_read_is_told_and_stored(
+    begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dealt = read_folds(begun / "split/folds.csv")
+    lost = dealt.of("training", 0)[0]
+    (tmp_path / "gone.svs").write_bytes(b"no slide")
+    slides = [
+        replace(one, path=str(tmp_path / "gone.svs")) if one == lost else one
+        for one in dealt.slides
+    ]
+    write_folds(tmp_path / "folds.csv", slides, {s.patient: dealt.fold[s.slide] for s in slides})
+    stage(
+        "slides_pretrain", "--settings", json.dumps({"pretrain": PRETRAIN}),
+        "--network", json.dumps(ENCODER), "--folds", tmp_path / "folds.csv",
+        "--tiles", begun / "tile/tiles.json", "--examined", begun / "ingest/slides",
+        "--out", tmp_path / "out", "--work", tmp_path / "work",
+    )  # fmt: skip
+    summary = read_json(tmp_path / "out/summary.json")
+    assert list(summary["left_out"]) == [lost.slide]
+    assert summary["slides"] == 1
+    assert len(torch.load(tmp_path / "out/encoder.pt", weights_only=True)["slides"]) == 1
+    assert f"left out {lost.slide}: " in capsys.readouterr().out
+
+
 def test_a_killed_pretraining_ends_with_the_weights_of_an_uninterrupted_one(
     begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"pretrain": PRETRAIN | {"steps": 6}}
     common = ["--settings", json.dumps(settings), "--network", json.dumps(ENCODER)]
     common += ["--folds", begun / "split/folds.csv", "--tiles", begun / "tile/tiles.json"]
+    common += ["--examined", begun / "ingest/slides"]
     stage("slides_pretrain", "--out", tmp_path / "a", "--work", tmp_path / "work_a", *common)
     forward, calls = TileContrast.forward, []
 

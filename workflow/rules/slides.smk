@@ -91,6 +91,7 @@ rule slides_pretrain:
     input:
         folds=f"{study.root}/split/folds.csv",
         tiles=f"{study.root}/tile/tiles.json",
+        weights=lambda wildcards: study.study.encoders[wildcards.encoder].weights or [],
     output:
         encoder=f"{study.root}/pretrain/{{encoder}}/f{{fold}}/s{{seed}}/encoder.pt",
         steps=f"{study.root}/pretrain/{{encoder}}/f{{fold}}/s{{seed}}/log.csv",
@@ -108,13 +109,14 @@ rule slides_pretrain:
         settings=study.encoder,
         decides=study.encoder_decides,
         network=study.network,
+        examined=f"{study.root}/ingest/slides",
         out=study.folder,
         work=f"{study.root}/state/pretrain/{{encoder}}/f{{fold}}/s{{seed}}",
     shell:
         "python -m medcl slides-pretrain --settings {params.settings:q}"
         " --network {params.network:q} --folds {input.folds} --tiles {input.tiles}"
-        " --fold {wildcards.fold} --seed {wildcards.seed} --out {params.out}"
-        " --work {params.work} --threads {threads} --devices {resources.gpu} 2>&1 | tee -a {log}"
+        " --examined {params.examined} --fold {wildcards.fold} --seed {wildcards.seed}"
+        " --out {params.out} --work {params.work} --threads {threads} --devices {resources.gpu} 2>&1 | tee -a {log}"
 
 
 rule embed:

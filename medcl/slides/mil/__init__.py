@@ -29,6 +29,16 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
 }
 
 
+def kind_of(name: str) -> type[Aggregator]:
+    """The class called `name`. Raises MedclError for a name that is none."""
+    kind = resolve(AGGREGATORS, name, "aggregator")
+    if not issubclass(kind, Aggregator):
+        raise MedclError(
+            f"aggregator {name}: {kind.__name__} is no medcl.slides.mil.base.Aggregator"
+        )
+    return kind
+
+
 def build(
     options: Mapping[str, Any],
     *,
@@ -43,11 +53,7 @@ def build(
     if "name" not in options:
         raise MedclError(f"aggregator.name: this key is required; one of {', '.join(AGGREGATORS)}")
     name = str(options["name"])
-    kind: Any = resolve(AGGREGATORS, name, "aggregator")
-    if not issubclass(kind, Aggregator):
-        raise MedclError(
-            f"aggregator {name}: {kind.__name__} is no medcl.slides.mil.base.Aggregator"
-        )
+    kind: Any = kind_of(name)
     given = {key: value for key, value in options.items() if key != "name"}
     checked = check(kind, given, f"aggregator {name}")
     return kind(features, classes, class_weights, **checked)

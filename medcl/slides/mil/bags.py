@@ -7,7 +7,7 @@ run draws the same. The bags of a step differ from one another as long as there 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -29,19 +29,6 @@ class Features(Protocol):
 
     def read(self, bag: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Features (N, D) of a bag, or of these instances only; `rows` are in ascending order."""
-
-
-class InMemory:
-    """Features given as one array (N, D) of each bag."""
-
-    def __init__(self, bags: Mapping[str, np.ndarray]) -> None:
-        self.bags = bags
-
-    def count(self, bag: str) -> int:
-        return len(self.bags[bag])
-
-    def read(self, bag: str, rows: np.ndarray | None = None) -> np.ndarray:
-        return self.bags[bag] if rows is None else self.bags[bag][rows]
 
 
 class Bags:
@@ -114,12 +101,9 @@ class Bags:
         }
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
-        """Cut off what no bag of the batch fills; widen features of half precision."""
+        """Cut off what no bag of the batch fills."""
         length = int(batch["mask"].sum(1).max())
         short = {name: batch[name][:, :length] for name in ("features", "mask", "instance")}
-        features = short["features"]
-        if features.dtype == torch.float16:
-            short["features"] = features.float()
         return {**batch, **short}
 
 
@@ -132,14 +116,6 @@ class OneBag:
 
     def item(self, rng: np.random.Generator) -> Batch:
         return self.bags.read(self.number, rng)
-
-
-def whole(bags: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Features (B, N, D) and mask (B, N) of whole bags, filled up to the longest."""
-    features = [torch.from_numpy(np.ascontiguousarray(bag)) for bag in bags]
-    lengths = torch.tensor([len(bag) for bag in bags])
-    padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
-    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
 
 def balanced_weights(labels: Sequence[int], classes: int) -> list[float]:

@@ -25,8 +25,9 @@ m = 0.999, queue 8192, SGD with momentum 0.9, learning rate 0.01, batches of 64 
 
 Differs from the paper: several classes, of which 0 is negative; views of stored features are those
 features with some set to 0; L_bag is part of every step instead of steps of its own.
-Differs from the authors' code: the phase of bag labels is given in steps, with the check above;
-in it the instances of each class weigh equally, because else the negative instances of positive
+Differs from the authors' code: the phase of bag labels is given in steps, with the check above,
+and by default is half of them, 1000 at most (on features of TCGA theirs is 20 of 45 epochs); in it
+the instances of each class weigh equally, because else the negative instances of positive
 bags are called positive wherever positive bags are frequent; the queue starts empty and not with
 noise; phi is this step's, not the last epoch's; the bag's head pools logits, where theirs takes a
 softmax twice. Trained on one device.
@@ -73,6 +74,7 @@ from medcl.slides.mil.ins_terms import (
 )
 
 FORGETTING = 0.99  # of the shares of instances called positive, a step
+MOST_WARM_STEPS = 1000  # of which `warm_steps: null` is never more
 
 
 class Seen(NamedTuple):
@@ -103,7 +105,8 @@ class INS(Aggregator):
     layers: hidden layers of f, each of `width` with a ReLU; 0 is a linear map
     projection: features of q and k
     attention: width of the attention that pools a bag's logits; null takes their mean
-    warm_steps: steps in which instances are taught their bag's label
+    warm_steps: steps in which instances are taught their bag's label; null is half of all steps,
+        and 1000 at most
     momentum: of the teacher
     temperature: tau
     queue: keys of earlier steps
@@ -129,7 +132,7 @@ class INS(Aggregator):
         layers: Annotated[int, Field(ge=0)] = 1,
         projection: Count = 128,
         attention: Count | None = 128,
-        warm_steps: Count = 1000,
+        warm_steps: Count | None = None,
         momentum: Share = 0.999,
         temperature: Positive = 0.07,
         queue: Count = 8192,
@@ -154,7 +157,8 @@ class INS(Aggregator):
         self.register_buffer("labels", torch.zeros(0, classes))
         self.register_buffer("called", torch.zeros(2, 2))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.warm_steps, self.temperature, self.smoothing = warm_steps, temperature, smoothing
+        self.given_warm_steps, self.warm_steps = warm_steps, 0
+        self.temperature, self.smoothing = temperature, smoothing
         self.contrast_weight, self.bag_weight = contrast_weight, bag_weight
         self.view_dropout = view_dropout
         self.steps = 0
@@ -162,6 +166,8 @@ class INS(Aggregator):
 
     def begin(self, steps: int, instances: int) -> None:
         """Make room for the soft label of every instance."""
+        half = max(1, min(MOST_WARM_STEPS, steps // 2))
+        self.warm_steps = self.given_warm_steps or half
         if steps <= self.warm_steps:
             raise MedclError(
                 f"INS: {steps} steps, of which `warm_steps` {self.warm_steps} teach bag labels: "
