@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -85,29 +85,50 @@ def read_files(paths: Sequence[Path]) -> Files:
 def group(images: Sequence[Header]) -> list[list[Header]]:
     """The images of each series, sorted by path.
 
-    A series may lie in several folders. Folders that hold the same objects are copies of it, and
-    stay apart; so do images that name no series.
+    A series may lie in several folders, and a slice in two of them. A folder of which another one
+    holds every slice is a copy, and stays apart; so do images that name no series.
     """
     series: dict[tuple[str, ...], list[Header]] = defaultdict(list)
     for header in sorted(images, key=lambda header: header.path):
         uid = header.text("SeriesInstanceUID")
         key = (header.text("PatientID"), header.text("StudyInstanceUID"), uid)
         series[key if uid else (*key, os.path.dirname(header.path))].append(header)
-    groups = []
-    for headers in series.values():
-        folders: dict[str, list[Header]] = defaultdict(list)
-        for header in headers:
-            folders[os.path.dirname(header.path)].append(header)
-        objects = [uids_of(part) for part in folders.values()]
-        if sum(map(len, objects)) > len(set().union(*objects)):
-            groups += list(folders.values())
-        else:
-            groups.append(headers)
-    return groups
+    return [part for headers in series.values() for part in _apart(headers)]
 
 
-def uids_of(headers: Sequence[Header]) -> set[str]:
-    return {header.text("SOPInstanceUID") or header.path for header in headers}
+def _apart(headers: Sequence[Header]) -> Iterator[list[Header]]:
+    """The files of one series, and apart from them those of folders that are copies.
+
+    The copies are told apart in the same way: several folders may make up one of them.
+    """
+    folders: dict[str, list[Header]] = defaultdict(list)
+    for header in headers:
+        folders[os.path.dirname(header.path)].append(header)
+    slices = {folder: slices_of(part) for folder, part in folders.items()}
+    left = sorted(slices, key=lambda folder: -len(slices[folder]))
+    while left:
+        holders: dict[tuple, list[str]] = defaultdict(list)
+        copies = []
+        for folder in left:
+            own = slices[folder]
+            if any(own <= slices[other] for other in holders.get(next(iter(own)), ())):
+                copies.append(folder)
+                continue
+            for one in own:
+                holders[one].append(folder)
+        here = set(left) - set(copies)
+        yield [header for header in headers if os.path.dirname(header.path) in here]
+        left = copies
+
+
+def slices_of(headers: Sequence[Header]) -> set[tuple]:
+    """What tells the slices of a series apart, the same for a copy of the file."""
+    return {_mark_of(header) for header in headers}
+
+
+def _mark_of(header: Header) -> tuple:
+    uid, place = header.text("SOPInstanceUID"), header.values.get("ImagePositionPatient")
+    return (uid, place, header.text("InstanceNumber")) if uid or place else (header.path,)
 
 
 def volumes_of(where: str, headers: Sequence[Header], options: Dicom) -> list[Found]:

@@ -80,6 +80,31 @@ def test_copies_of_a_series_in_two_folders_stay_apart(tmp_path):
     }
 
 
+def test_folders_of_one_series_that_share_a_slice_are_one_volume(tmp_path):
+    slices = series_of(6)
+    put(tmp_path / "p" / "odd", [slices[k] for k in (1, 3, 5)])
+    put(tmp_path / "p" / "even", [slices[k] for k in (0, 2, 3, 4)])
+    (entry,) = tree(tmp_path).values()
+    assert (entry.case, codes(entry)) == ("p", ["duplicate_slices"])
+    assert "1 slices are stored twice" in entry.series.findings[0].message
+    assert entry.series.decode().array[0, 0, 0].tolist() == [-1000 + 10 * k for k in range(6)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_copy_of_a_scattered_series_is_one_volume_of_its_own(tmp_path, named):
+    slices = series_of(6)
+    for number, ds in enumerate(slices):
+        ds.InstanceNumber = number
+        if not named:
+            del ds.SOPInstanceUID
+    put(tmp_path / "a", slices)
+    put(tmp_path / "b" / "odd", slices[1::2])
+    put(tmp_path / "b" / "even", slices[::2])
+    entries = tree(tmp_path)
+    assert {name: codes(entry) for name, entry in entries.items()} == {"a": [], "b": []}
+    assert [entry.series.decode().shape[2] for entry in entries.values()] == [6, 6]
+
+
 @pytest.mark.parametrize(
     ("tag", "values", "names"),
     [
