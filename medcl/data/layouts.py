@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl.config import Source
-from medcl.data.channel_lists import Channels, choose, joined, numbers_of
+from medcl.data.channel_lists import Channels, choose, joined, left_out, numbers_of
 from medcl.data.entries import Entry, case_name, file_below, listed, not_used
 from medcl.data.nnunet import nnunet, read_description
 from medcl.errors import MedclError
@@ -112,5 +112,5 @@ def msd(source: Source, path: Path, where: str, channels: Channels) -> Iterator[
         if not whole:
             entry = joined(entry, {n: f"{files[0]}[{at}]" for n, at in chosen.items()}, channels)
             entry = replace(entry, image=str(files[0]), names=named)
-        yield entry
+        yield entry.but(*left_out(entry, there, chosen))
     yield from not_used(used, source)

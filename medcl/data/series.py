@@ -12,22 +12,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from medcl.config import Dicom
 from medcl.data.checks import Finding
 from medcl.data.dicom_header import Header, NotDicomError, read_header, reason
 from medcl.data.dicom_pixels import same_pixels
 from medcl.data.dicom_planes import Plane, planes_of
 from medcl.data.dicom_split import is_scout, localiser, split
-from medcl.data.dicom_stack import (
-    SAME_PLACE_MM,
-    Stack,
-    normal_of,
-    places_along,
-    same_direction,
-    stack,
-)
+from medcl.data.dicom_stack import Stack, stack
+from medcl.data.dicom_whole import check_whole
 from medcl.data.volume import VolumeError, check_file
 
 SKIPPED = ("not_an_image", "localiser")  # codes of what is left out on purpose
@@ -145,7 +137,7 @@ def volumes_of(where: str, headers: Sequence[Header], options: Dicom) -> list[Fo
         shorter: list[Finding] = []
         try:
             _check_one_kind(where, part)
-            shorter = _check_whole(where, part, parts, options)
+            shorter = check_whole(where, part, parts, options)
             result = stack(where, part, options)
         except VolumeError as error:
             result = error
@@ -167,53 +159,6 @@ def _check_one_kind(where: str, part: list[Plane]) -> None:
                 f"{where}: {keyword} differs from slice to slice ({shown})",
                 "supply slices of one acquisition, or correct the tag",
             )
-
-
-def _check_whole(
-    where: str, part: list[Plane], parts: Sequence[tuple[str, list[Plane]]], options: Dicom
-) -> list[Finding]:
-    """A volume must not lack a place that another of its series and orientation holds.
-
-    Where that is allowed, gaps are found again and filled as the planes are stacked; ends are not
-    made up, but told.
-    """
-    alike = [other for _, other in parts if same_direction(other[0], part[0])]
-    ends = _missing_at_ends(part, alike)
-    if ends:
-        told = f"{where}: the volume of {part[0].name} lacks {ends}"
-        remedy = "supply the slices, add the case to `exclude`"
-        if options.allow_missing_slices:
-            told = f"{told}; it is kept as it is, shorter than those"
-            return [Finding("slices_missing_at_end", "warning", told, "look at the case")]
-        remedy = f"{remedy}, or set `dicom.allow_missing_slices`"
-        raise VolumeError("slices_missing_at_end", told, remedy)
-    most = max(map(len, alike))
-    if len(part) < most and not options.allow_missing_slices:
-        raise VolumeError(
-            "missing_slices",
-            f"{where}: {most - len(part)} of {most} slices are missing in a volume of the series "
-            f"(that of {part[0].name})",
-            "supply the slices, add the case to `exclude`, or set `dicom.allow_missing_slices`",
-        )
-    return []
-
-
-def _missing_at_ends(part: list[Plane], alike: Sequence[list[Plane]]) -> str:
-    """In words, the slices of `alike` that lie before the first or behind the last of `part`."""
-    normal = normal_of(part[0])
-    own = places_along(part, normal)
-    reach = max(np.median(np.diff(own)) / 2, SAME_PLACE_MM) if len(own) > 1 else SAME_PLACE_MM
-    held = places_along([plane for planes in alike for plane in planes], normal)
-    held = held[np.diff(held, prepend=-np.inf) > SAME_PLACE_MM]
-    said = []
-    for name, beyond in (
-        ("first", held[held < own[0] - reach]),
-        ("last", held[held > own[-1] + reach]),
-    ):
-        if len(beyond):
-            span = f"{beyond[0]:.4g}" + (f" to {beyond[-1]:.4g}" if len(beyond) > 1 else "")
-            said.append(f"the {name} {len(beyond)} of {len(held)} slices (at {span} mm)")
-    return " and ".join(said) + " that other volumes of the series hold" if said else ""
 
 
 def _planes(headers: Sequence[Header]) -> list[Plane]:
