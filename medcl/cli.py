@@ -65,9 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
     except MedclError as error:
         print(f"medcl {called}: {error}", file=sys.stderr)
         return 1
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(f"medcl {called}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"medcl {called}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     return 0

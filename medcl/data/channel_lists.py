@@ -92,6 +92,17 @@ def choose(
     return found
 
 
+def left_out(
+    entry: Entry, there: Mapping[str, int], chosen: Mapping[str, int]
+) -> Iterator[Finding]:
+    """What tells that channels of the entry are not used, where some are not."""
+    others = [name for name, number in there.items() if number not in chosen.values()]
+    if others:
+        shown = ", ".join(f"{number} {name}" for name, number in chosen.items())
+        told = f"{entry.image}: channel {shown} of {len(there)}; {', '.join(others)} left out"
+        yield Finding("channel_chosen", "info", told)
+
+
 def joined(entry: Entry, files: Mapping[str, str | None], channels: Channels) -> Entry:
     """The entry with one file for each channel; None is a missing one."""
     names = tuple(files)

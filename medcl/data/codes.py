@@ -242,6 +242,11 @@ CODES: dict[str, dict[str, Code]] = {
             "other volumes of the series go on; warning: kept, and shorter than those",
             "supply them, or set `dicom.allow_missing_slices`",
         ),
+        "stations": Code(
+            W,
+            "volumes of a series of which each goes on beyond the others; kept",
+            "make sure that none was broken off",
+        ),
         "uneven_spacing": Code(
             E, "slices at uneven distances", "supply others, or set `dicom.allow_missing_slices`"
         ),

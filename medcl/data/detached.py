@@ -10,7 +10,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -22,6 +22,12 @@ META = (".mha", ".mhd")
 NRRD = (".nrrd", ".nhdr")
 LONGEST = 1 << 16  # bytes of a line; what is longer is no header
 MOST_FILES = 100_000
+META_BYTES = {
+    f"{sign}{kind}": size
+    for kind, size in (("CHAR", 1), ("SHORT", 2), ("INT", 4), ("LONG", 4), ("LONG_LONG", 8))
+    for sign in ("", "U")
+} | {"FLOAT": 4, "DOUBLE": 8}
+TRUE = ("T", "t", "1")
 NUMBERED = re.compile(r"[^%]*%\d*d[^%]*")  # nothing else may be formatted
 
 
@@ -38,6 +44,14 @@ class MissingVoxelsError(Exception):
     def __init__(self, file: Path) -> None:
         super().__init__(file)
         self.file = file
+
+
+class CutError(Exception):
+    """A file that holds less than a header promises: `needed` bytes of voxels, `there` are."""
+
+    def __init__(self, file: Path, needed: int, there: int) -> None:
+        super().__init__(file, needed, there)
+        self.file, self.needed, self.there = file, needed, there
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,44 @@ def check_present(path: Path) -> None:
     for file in found.files if found else ():
         if not file.is_file():
             raise MissingVoxelsError(file)
+
+
+def check_whole(path: Path) -> None:
+    """Raise CutError for a MetaImage of which a file is too short, ValueError for half a header.
+
+    The library that reads it names another reason. Of NRRD it names this one.
+    """
+    if path.suffix.lower() not in META:
+        return
+    with open(path, "rb") as file:
+        fields = _fields_of_meta(file)[1]
+        start = file.tell()
+    if "ElementDataFile" not in fields:
+        raise ValueError("its header does not say where the voxels are (ElementDataFile)")
+    found = detached(path)
+    files = found.files if found else (path,)
+    try:
+        needed = _bytes_of_meta(fields, len(files))
+        begin = int(fields.get("HeaderSize", 0))  # -1: they are the last bytes
+    except ValueError:
+        return  # numbers as no program writes them: for the library to judge
+    start = max(begin, 0) if begin or found else start
+    for name in files if needed else ():
+        there = max(name.stat().st_size - start, 0)
+        if there < needed:
+            raise CutError(name, needed, there)
+
+
+def _bytes_of_meta(fields: Mapping[str, str], files: int) -> int:
+    """Bytes of voxels in each of the files, 0 where the header does not tell."""
+    kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
+    if fields.get("CompressedData", "")[:1] in TRUE:
+        return int(fields.get("CompressedDataSize", 0)) if files == 1 else 0
+    if fields.get("BinaryData", "True")[:1] not in TRUE or kind not in META_BYTES:
+        return 0
+    values = math.prod(map(int, fields.get("DimSize", "0").split()))
+    values *= int(fields.get("ElementNumberOfChannels", 1))
+    return values * META_BYTES[kind] // max(files, 1)
 
 
 def feed(path: Path, digest: Digest) -> None:
@@ -109,7 +161,7 @@ def _is_compressed(file: BinaryIO, *, meta: bool) -> bool:
         if not meta and not line.strip():
             break
         if key == "CompressedData" and meta:
-            compressed = value[:1] in ("T", "t", "1")
+            compressed = value[:1] in TRUE
         elif key.lower() == "encoding" and not meta:
             compressed = value.lower() in ("gz", "gzip")
         elif key == "ElementDataFile" and meta:
@@ -147,29 +199,36 @@ def _of_meta(file: BinaryIO) -> tuple[bytes, list[str]] | None:
 
     There must be a file for each slice: what is missing would be read as whatever memory holds.
     """
-    header, fields = b"", {}
+    header, fields = _fields_of_meta(file)
+    value = fields.get("ElementDataFile", "LOCAL")
+    if value.upper() == "LOCAL":
+        return None
+    sizes = [int(size) for size in fields.get("DimSize", "").split()]
+    inner = len(sizes) - 1
+    if value.startswith("LIST"):
+        names, words = _rest(file), value.split()
+        inner = int(words[1]) if len(words) > 1 else inner
+    elif "%" in value:
+        names = _numbered(value, sizes[-1] if sizes else 0)
+    else:
+        return header, [value]
+    needed = math.prod(sizes[inner:])
+    if len(names) != needed or inner >= len(sizes):
+        raise ValueError(f"ElementDataFile names {len(names)} files for {needed} slices")
+    return header, names
+
+
+def _fields_of_meta(file: BinaryIO) -> tuple[bytes, dict[str, str]]:
+    """The header without its last line, and all it says; reads to its end."""
+    header: bytes = b""
+    fields: dict[str, str] = {}
     for line in _lines(file):
         key, value = _field(line)
         fields[key] = value
-        if key != "ElementDataFile":
-            header += line
-            continue
-        if value.upper() == "LOCAL":
-            return None
-        sizes = [int(size) for size in fields.get("DimSize", "").split()]
-        inner = len(sizes) - 1
-        if value.startswith("LIST"):
-            names, words = _rest(file), value.split()
-            inner = int(words[1]) if len(words) > 1 else inner
-        elif "%" in value:
-            names = _numbered(value, sizes[-1] if sizes else 0)
-        else:
-            return header, [value]
-        needed = math.prod(sizes[inner:])
-        if len(names) != needed or inner >= len(sizes):
-            raise ValueError(f"ElementDataFile names {len(names)} files for {needed} slices")
-        return header, names
-    return None
+        if key == "ElementDataFile":
+            break
+        header += line
+    return header, fields
 
 
 def _of_nrrd(file: BinaryIO) -> tuple[bytes, list[str]] | None:

@@ -106,25 +106,52 @@ def _places(planes: Sequence[Plane]) -> dict[tuple[int, ...], list[Plane]]:
 def _split_places(where: str, planes: list[Plane]) -> list[tuple[str, list[Plane]]]:
     """Volumes with one plane at each place, named by what tells them apart.
 
-    A mark must give whole volumes; failing that, volumes that hold at least half of the places,
-    as of a series that was broken off: `_check_whole` speaks of those.
+    A mark must give whole volumes, or else the order of the instance numbers. Failing both,
+    volumes that hold at least half of the places, as of a series that was broken off, or unbroken
+    runs of places, as stations do: `check_whole` speaks of those.
     """
     places = _places(planes)
     if len(places) == len(planes):
         return [("", planes)]
     if len(places) == 1:
         raise _several(where, planes, "supply slices at several positions")
-    for share in (1.0, 0.5):
-        for mark in _useful_marks(planes):
-            parts: dict[str, list[Plane]] = defaultdict(list)
-            for plane in planes:
-                parts[plane.marks.get(mark, "")].append(plane)
-            fewest = max(2.0, share * len(places))
-            if len(parts) > 1 and all(len(_places(part)) >= fewest for part in parts.values()):
-                return _by_mark(where, mark, parts)
-    if all(same_pixels(part[0], other) for part in places.values() for other in part[1:]):
+    for mark, parts in _marked(planes):
+        if all(len(_places(part)) == len(places) for part in parts.values()):
+            return _by_mark(where, mark, parts)
+    if (volumes := _by_instance(planes, places)) and not _are_copies(places):
+        return volumes
+    half = max(2.0, 0.5 * len(places))
+    for mark, parts in _marked(planes):
+        if all(len(_places(part)) >= half for part in parts.values()):
+            return _by_mark(where, mark, parts)
+    if _are_copies(places):
         return [("", [part[0] for part in places.values()])]  # told by volumes_of
-    return _split_by_instance(where, planes, places)
+    for mark, parts in _marked(planes):
+        if all(_is_run(part, places) for part in parts.values()):
+            return _by_mark(where, mark, parts)
+    raise _several(where, planes, "give each volume a folder of its own")
+
+
+def _are_copies(places: dict[tuple[int, ...], list[Plane]]) -> bool:
+    return all(same_pixels(part[0], other) for part in places.values() for other in part[1:])
+
+
+def _marked(planes: Sequence[Plane]) -> Iterator[tuple[str, dict[str, list[Plane]]]]:
+    """The planes by the values of each mark that has several of them."""
+    for mark in _useful_marks(planes):
+        parts: dict[str, list[Plane]] = defaultdict(list)
+        for plane in planes:
+            parts[plane.marks.get(mark, "")].append(plane)
+        if len(parts) > 1:
+            yield mark, parts
+
+
+def _is_run(part: Sequence[Plane], places: dict[tuple[int, ...], list[Plane]]) -> bool:
+    """Whether the planes are enough, no two at one place, and no place between them is left out."""
+    own = {id(plane) for plane in part}
+    held = [any(id(plane) in own for plane in here) for here in places.values()]
+    first, count = held.index(True), sum(held)
+    return len(part) == count >= FEWEST_SLICES and all(held[first : first + count])
 
 
 def _by_mark(where: str, mark: str, parts: dict[str, list[Plane]]) -> list[tuple[str, list[Plane]]]:
@@ -157,14 +184,14 @@ def _mark_name(mark: str, value: str, values: Sequence[str]) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", text)
 
 
-def _split_by_instance(
-    where: str, planes: list[Plane], places: dict[tuple[int, ...], list[Plane]]
+def _by_instance(
+    planes: list[Plane], places: dict[tuple[int, ...], list[Plane]]
 ) -> list[tuple[str, list[Plane]]]:
-    """Volumes in the order of the instance numbers, where that is regular."""
+    """Volumes in the order of the instance numbers, where that is regular; else none."""
     counts = {len(part) for part in places.values()}
     numbers = [plane.header.whole("InstanceNumber", -1) + (plane.frame or 0) for plane in planes]
     if len(counts) > 1 or len(set(numbers)) < len(planes) or -1 in numbers:
-        raise _several(where, planes, "give each volume a folder of its own")
+        return []
     count, size = counts.pop(), len(places)
     of = {id(plane): key for key, part in places.items() for plane in part}
     ordered = [plane for _, plane in sorted(zip(numbers, planes, strict=True), key=lambda x: x[0])]
@@ -174,7 +201,7 @@ def _split_by_instance(
         if all(len({of[id(plane)] for plane in volume}) == size for volume in volumes):
             width = len(str(count))
             return [(f"t{k + 1:0{width}d}", volume) for k, volume in enumerate(volumes)]
-    raise _several(where, planes, "give each volume a folder of its own")
+    return []
 
 
 def _several(where: str, planes: Sequence[Plane], remedy: str) -> VolumeError:

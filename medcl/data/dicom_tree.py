@@ -18,7 +18,7 @@ from medcl.config import Dicom
 from medcl.data.checks import Finding
 from medcl.data.dicom import ENDINGS, Series, as_series, judge_rest
 from medcl.data.dicom_header import Header
-from medcl.data.series import Files, Found, group, uids_of, volumes_of
+from medcl.data.series import Files, Found, group, slices_of, volumes_of
 from medcl.data.volume import VolumeError
 
 
@@ -97,15 +97,15 @@ def _volumes(headers: list[Header], options: Dicom) -> list[Found]:
 
 
 def _parts(series: list[list[Header]]) -> Iterator[tuple[int, list[Header]]]:
-    """(number, the other) where all objects of a series are some of those of another folder."""
-    holders: dict[str, list[int]] = defaultdict(list)
-    uids = [uids_of(headers) for headers in series]
-    for number, objects in enumerate(uids):
-        for uid in objects:
-            holders[uid].append(number)
-    for number, objects in enumerate(uids):
-        for other in holders[next(iter(objects))]:
-            if objects < uids[other]:
+    """(number, the other) where all slices of a series are some of those of another folder."""
+    holders: dict[tuple, list[int]] = defaultdict(list)
+    slices = [slices_of(headers) for headers in series]
+    for number, own in enumerate(slices):
+        for one in own:
+            holders[one].append(number)
+    for number, own in enumerate(slices):
+        for other in holders[next(iter(own))]:
+            if own < slices[other]:
                 yield number, series[other]
                 break
 

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from medcl.data.checks import Finding, check_affines, no_orientation
-from medcl.data.detached import NRRD, check_present, leaves_axis_open
+from medcl.data.detached import NRRD, check_present, check_whole, leaves_axis_open
 from medcl.data.volume import (
     Volume,
     VolumeError,
@@ -90,6 +90,7 @@ def _itk(path: Path) -> tuple[Volume, list[Finding]]:
     import SimpleITK as sitk  # 0.2 s: only for those who need it
 
     check_present(path)
+    check_whole(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl.config import Source
-from medcl.data.channel_lists import Channels, choose, joined, numbers_of
+from medcl.data.channel_lists import Channels, choose, joined, left_out, numbers_of
 from medcl.data.entries import Entry, case_name, file_below, listed, not_used, stem_of
 from medcl.data.nnunet import nnunet, read_description
 from medcl.errors import MedclError
@@ -121,7 +121,7 @@ def msd(source: Source, path: Path, where: str, channels: Channels) -> Iterator[
         elif not whole:
             entry = joined(entry, {n: f"{files[0]}[{at}]" for n, at in chosen.items()}, channels)
             entry = replace(entry, image=str(files[0]), names=named)
-        yield entry
+        yield entry.but(*left_out(entry, there, chosen))
     yield from not_used(used, source)
 
 

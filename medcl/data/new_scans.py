@@ -102,8 +102,13 @@ def read_scan(entry: Entry, plan: Plan, *, modality: str | None, force: bool) ->
 
 
 def _series(part: ChannelFile, plan: Plan) -> Series | None:
-    if part.series is None and Path(part.path).is_dir():
-        return read_series(part.path, plan.dicom)
+    try:
+        if part.series is None and Path(part.path).is_dir():
+            return read_series(part.path, plan.dicom)
+    except OSError as error:
+        where, why = error.filename or part.path, error.strerror or error
+        told = f"{where}: cannot be read, {why}"
+        raise VolumeError("unreadable", told, "allow reading it, or leave it out") from None
     return part.series
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl.config import Source
-from medcl.data.channel_lists import NONE, Channels, choose, joined, numbers_of
+from medcl.data.channel_lists import NONE, Channels, choose, joined, left_out, numbers_of
 from medcl.data.checks import Finding
 from medcl.data.entries import (
     Entry,
@@ -33,7 +33,6 @@ def nnunet(source: Source, path: Path, where: str, channels: Channels = NONE) ->
     table = read_description(path / "dataset.json", where, "nnunet")
     there = _channels(table, path / "dataset.json")
     chosen = choose(there, source, channels, where)
-    others = [name for name, number in there.items() if number not in chosen.values()]
     ending = str(table.get("file_ending", ".nii.gz"))
     by_name = table.get("dataset")
     if isinstance(by_name, Mapping):  # files anywhere, named one by one
@@ -53,11 +52,7 @@ def nnunet(source: Source, path: Path, where: str, channels: Channels = NONE) ->
         else:
             files = {name: str(f) if f.exists() else None for name, f in images.items()}
             entry = joined(entry, files, channels)
-        if others:
-            shown = ", ".join(f"{number} {name}" for name, number in chosen.items())
-            told = f"{entry.image}: channel {shown} of {len(there)}; {', '.join(others)} left out"
-            entry = entry.but(Finding("channel_chosen", "info", told))
-        yield entry
+        yield entry.but(*left_out(entry, there, chosen))
     marked = _marked(ending)
     for entry in not_used(used, source):
         # Channels of a case in the folders that are not used are told with their case.

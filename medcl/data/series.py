@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
 
 from medcl.config import Dicom
 from medcl.data.checks import Finding
@@ -20,14 +18,8 @@ from medcl.data.dicom_header import Header, NotDicomError, read_header, reason
 from medcl.data.dicom_pixels import same_pixels
 from medcl.data.dicom_planes import Plane, planes_of
 from medcl.data.dicom_split import is_scout, localiser, split
-from medcl.data.dicom_stack import (
-    SAME_PLACE_MM,
-    Stack,
-    normal_of,
-    places_along,
-    same_direction,
-    stack,
-)
+from medcl.data.dicom_stack import Stack, stack
+from medcl.data.dicom_whole import check_whole
 from medcl.data.volume import VolumeError, check_file
 
 SKIPPED = ("not_an_image", "localiser")  # codes of what is left out on purpose
@@ -85,29 +77,50 @@ def read_files(paths: Sequence[Path]) -> Files:
 def group(images: Sequence[Header]) -> list[list[Header]]:
     """The images of each series, sorted by path.
 
-    A series may lie in several folders. Folders that hold the same objects are copies of it, and
-    stay apart; so do images that name no series.
+    A series may lie in several folders, and a slice in two of them. A folder of which another one
+    holds every slice is a copy, and stays apart; so do images that name no series.
     """
     series: dict[tuple[str, ...], list[Header]] = defaultdict(list)
     for header in sorted(images, key=lambda header: header.path):
         uid = header.text("SeriesInstanceUID")
         key = (header.text("PatientID"), header.text("StudyInstanceUID"), uid)
         series[key if uid else (*key, os.path.dirname(header.path))].append(header)
-    groups = []
-    for headers in series.values():
-        folders: dict[str, list[Header]] = defaultdict(list)
-        for header in headers:
-            folders[os.path.dirname(header.path)].append(header)
-        objects = [uids_of(part) for part in folders.values()]
-        if sum(map(len, objects)) > len(set().union(*objects)):
-            groups += list(folders.values())
-        else:
-            groups.append(headers)
-    return groups
+    return [part for headers in series.values() for part in _apart(headers)]
 
 
-def uids_of(headers: Sequence[Header]) -> set[str]:
-    return {header.text("SOPInstanceUID") or header.path for header in headers}
+def _apart(headers: Sequence[Header]) -> Iterator[list[Header]]:
+    """The files of one series, and apart from them those of folders that are copies.
+
+    The copies are told apart in the same way: several folders may make up one of them.
+    """
+    folders: dict[str, list[Header]] = defaultdict(list)
+    for header in headers:
+        folders[os.path.dirname(header.path)].append(header)
+    slices = {folder: slices_of(part) for folder, part in folders.items()}
+    left = sorted(slices, key=lambda folder: -len(slices[folder]))
+    while left:
+        holders: dict[tuple, list[str]] = defaultdict(list)
+        copies = []
+        for folder in left:
+            own = slices[folder]
+            if any(own <= slices[other] for other in holders.get(next(iter(own)), ())):
+                copies.append(folder)
+                continue
+            for one in own:
+                holders[one].append(folder)
+        here = set(left) - set(copies)
+        yield [header for header in headers if os.path.dirname(header.path) in here]
+        left = copies
+
+
+def slices_of(headers: Sequence[Header]) -> set[tuple]:
+    """What tells the slices of a series apart, the same for a copy of the file."""
+    return {_mark_of(header) for header in headers}
+
+
+def _mark_of(header: Header) -> tuple:
+    uid, place = header.text("SOPInstanceUID"), header.values.get("ImagePositionPatient")
+    return (uid, place, header.text("InstanceNumber")) if uid or place else (header.path,)
 
 
 def volumes_of(where: str, headers: Sequence[Header], options: Dicom) -> list[Found]:
@@ -124,7 +137,7 @@ def volumes_of(where: str, headers: Sequence[Header], options: Dicom) -> list[Fo
         shorter: list[Finding] = []
         try:
             _check_one_kind(where, part)
-            shorter = _check_whole(where, part, parts, options)
+            shorter = check_whole(where, part, parts, options)
             result = stack(where, part, options)
         except VolumeError as error:
             result = error
@@ -146,53 +159,6 @@ def _check_one_kind(where: str, part: list[Plane]) -> None:
                 f"{where}: {keyword} differs from slice to slice ({shown})",
                 "supply slices of one acquisition, or correct the tag",
             )
-
-
-def _check_whole(
-    where: str, part: list[Plane], parts: Sequence[tuple[str, list[Plane]]], options: Dicom
-) -> list[Finding]:
-    """A volume must not lack a place that another of its series and orientation holds.
-
-    Where that is allowed, gaps are found again and filled as the planes are stacked; ends are not
-    made up, but told.
-    """
-    alike = [other for _, other in parts if same_direction(other[0], part[0])]
-    ends = _missing_at_ends(part, alike)
-    if ends:
-        told = f"{where}: the volume of {part[0].name} lacks {ends}"
-        remedy = "supply the slices, add the case to `exclude`"
-        if options.allow_missing_slices:
-            told = f"{told}; it is kept as it is, shorter than those"
-            return [Finding("slices_missing_at_end", "warning", told, "look at the case")]
-        remedy = f"{remedy}, or set `dicom.allow_missing_slices`"
-        raise VolumeError("slices_missing_at_end", told, remedy)
-    most = max(map(len, alike))
-    if len(part) < most and not options.allow_missing_slices:
-        raise VolumeError(
-            "missing_slices",
-            f"{where}: {most - len(part)} of {most} slices are missing in a volume of the series "
-            f"(that of {part[0].name})",
-            "supply the slices, add the case to `exclude`, or set `dicom.allow_missing_slices`",
-        )
-    return []
-
-
-def _missing_at_ends(part: list[Plane], alike: Sequence[list[Plane]]) -> str:
-    """In words, the slices of `alike` that lie before the first or behind the last of `part`."""
-    normal = normal_of(part[0])
-    own = places_along(part, normal)
-    reach = max(np.median(np.diff(own)) / 2, SAME_PLACE_MM) if len(own) > 1 else SAME_PLACE_MM
-    held = places_along([plane for planes in alike for plane in planes], normal)
-    held = held[np.diff(held, prepend=-np.inf) > SAME_PLACE_MM]
-    said = []
-    for name, beyond in (
-        ("first", held[held < own[0] - reach]),
-        ("last", held[held > own[-1] + reach]),
-    ):
-        if len(beyond):
-            span = f"{beyond[0]:.4g}" + (f" to {beyond[-1]:.4g}" if len(beyond) > 1 else "")
-            said.append(f"the {name} {len(beyond)} of {len(held)} slices (at {span} mm)")
-    return " and ".join(said) + " that other volumes of the series hold" if said else ""
 
 
 def _planes(headers: Sequence[Header]) -> list[Plane]:

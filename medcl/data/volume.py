@@ -29,10 +29,12 @@ from nibabel.wrapstruct import WrapStructError
 from medcl.data.detached import (
     META,
     NRRD,
+    CutError,
     Digest,
     MissingVoxelsError,
     check_inflates,
     check_present,
+    check_whole,
     feed,
 )
 from medcl.errors import MedclError
@@ -124,6 +126,13 @@ def reading(path: str | Path) -> Iterator[None]:
             "missing_voxel_file",
             f"{path}: its voxels are in {error.file}, which is not there",
             "supply it, or correct its name in the header",
+        ) from None
+    except CutError as error:
+        whose = "its voxels" if error.file == Path(path) else f"its voxels in {error.file}"
+        raise VolumeError(
+            "unreadable",
+            f"{path}: is cut off: {whose} take {error.needed} bytes, {error.there} are there",
+            "copy it again from its origin",
         ) from None
     # All that the readers raise for damaged files; SimpleITK knows only RuntimeError.
     except (
@@ -241,6 +250,7 @@ def _read_itk(path: Path, digest: Digest | None) -> tuple[np.ndarray, np.ndarray
     import SimpleITK as sitk  # 0.2 s: only for those who need it
 
     check_present(path)
+    check_whole(path)
     image = sitk.ReadImage(str(path))
     values = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
     check_inflates(path, values * image.GetSizeOfPixelComponent())

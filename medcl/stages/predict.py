@@ -90,6 +90,11 @@ def run(args: argparse.Namespace) -> None:
 def _files(args: argparse.Namespace) -> list[str]:
     """The models of the command line: named, or those of every replicate of a study's arm."""
     if args.model:
+        for key in ("arm", "labelled"):
+            if getattr(args, key) is not None:
+                raise MedclError(
+                    f"--{key}: chooses models of a --study, but --model names them; leave out one"
+                )
         return list(args.model)
     if not (args.arm and args.labelled):
         raise MedclError("--study: say which models by --arm and --labelled, or name them: --model")

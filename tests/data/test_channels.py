@@ -197,11 +197,15 @@ def test_volumes_along_the_fourth_axis_of_the_decathlon_are_chosen_by_name(tmp_p
     (touch(tmp_path, "i/a.nii.gz", "l/a.nii.gz") / "dataset.json").write_text(json.dumps(content))
     whole = listed(tmp_path, layout="msd")["a"]
     assert (whole.files, whole.channels, whole.names) == ((), 2, ("T2", "ADC"))
+    assert codes(whole) == []
     one = listed(tmp_path, Channels(("ADC",)), layout="msd")["a"]
     assert files(one, tmp_path) == {"ADC": "i/a.nii.gz[1]"}
     assert one.image == f"{tmp_path}/i/a.nii.gz"
+    assert codes(one) == ["channel_chosen"]
+    assert one.findings[0].message == f"{one.image}: channel 1 ADC of 2; T2 left out"
     swapped = listed(tmp_path, Channels(("ADC", "T2")), layout="msd")["a"]
     assert files(swapped, tmp_path) == {"ADC": "i/a.nii.gz[1]", "T2": "i/a.nii.gz[0]"}
+    assert codes(swapped) == []
     by_number = listed(tmp_path, Channels(), layout="msd", channel=1)["a"]
     assert files(by_number, tmp_path) == {"ADC": "i/a.nii.gz[1]"}
     assert by_number.names == ()

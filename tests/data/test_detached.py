@@ -135,6 +135,42 @@ def test_voxels_behind_their_header_are_in_no_other_file(folder):
     assert detached(folder / "scan.nii.gz") is None
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_cut_file_is_told_with_the_bytes_it_needs_and_has(tmp_path, compressed, capfd):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(path), useCompression=compressed)
+    content = path.read_bytes()
+    needed = len(content) - content.index(b"LOCAL\n") - len(b"LOCAL\n")
+    path.write_bytes(content[:-7])
+    error = refused(path)
+    assert error.code == "unreadable"
+    told = f"{path}: is cut off: its voxels take {needed} bytes, {needed - 7} are there"
+    assert error.message == told
+    path.write_bytes(content[:150])
+    assert "its header does not say where the voxels are" in refused(path).message
+    assert capfd.readouterr().err == ""  # no word of the library that reads voxels
+
+
+@pytest.mark.parametrize("name", ["one.mhd", "list.mhd", "list2.mhd", "counted.mhd"])
+def test_a_file_of_voxels_that_was_cut_is_named(folder, name):
+    text, files = HEADERS[name]
+    (folder / name).write_text(text)
+    last = folder / files[-1]
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-1])
+    sizes = f"take {len(whole)} bytes, {len(whole) - 1} are there"
+    assert f"is cut off: its voxels in {last} {sizes}" in refused(folder / name).message
+
+
+@pytest.mark.parametrize(("skipped", "before"), [(5, 5), (-1, 8)])
+def test_bytes_before_the_voxels_are_none_of_them(folder, skipped, before):
+    (folder / "a.mhd").write_text(f"{META}HeaderSize = {skipped}\nElementDataFile = a.raw\n")
+    (folder / "a.raw").write_bytes(b"\7" * before + VOXELS.tobytes())
+    np.testing.assert_array_equal(read_volume(folder / "a.mhd").array[0], VOXELS.T)
+    (folder / "a.raw").write_bytes(b"\7" * max(skipped, 0) + VOXELS.tobytes()[:-1])
+    assert "take 120 bytes, 119 are there" in refused(folder / "a.mhd").message
+
+
 @pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr"])
 def test_damaged_compressed_voxels_are_never_read(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 3000, (7, 6, 5)).astype(np.int16)

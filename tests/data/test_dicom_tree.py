@@ -80,6 +80,31 @@ def test_copies_of_a_series_in_two_folders_stay_apart(tmp_path):
     }
 
 
+def test_folders_of_one_series_that_share_a_slice_are_one_volume(tmp_path):
+    slices = series_of(6)
+    put(tmp_path / "p" / "odd", [slices[k] for k in (1, 3, 5)])
+    put(tmp_path / "p" / "even", [slices[k] for k in (0, 2, 3, 4)])
+    (entry,) = tree(tmp_path).values()
+    assert (entry.case, codes(entry)) == ("p", ["duplicate_slices"])
+    assert "1 slices are stored twice" in entry.series.findings[0].message
+    assert entry.series.decode().array[0, 0, 0].tolist() == [-1000 + 10 * k for k in range(6)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_copy_of_a_scattered_series_is_one_volume_of_its_own(tmp_path, named):
+    slices = series_of(6)
+    for number, ds in enumerate(slices):
+        ds.InstanceNumber = number
+        if not named:
+            del ds.SOPInstanceUID
+    put(tmp_path / "a", slices)
+    put(tmp_path / "b" / "odd", slices[1::2])
+    put(tmp_path / "b" / "even", slices[::2])
+    entries = tree(tmp_path)
+    assert {name: codes(entry) for name, entry in entries.items()} == {"a": [], "b": []}
+    assert [entry.series.decode().shape[2] for entry in entries.values()] == [6, 6]
+
+
 @pytest.mark.parametrize(
     ("tag", "values", "names"),
     [
@@ -172,10 +197,56 @@ def test_a_volume_that_lacks_slices_of_its_series_is_refused_and_the_other_kept(
     assert "dicom.allow_missing_slices" in finding.remedy
 
 
-def test_volumes_that_lack_different_ends_are_both_told(tmp_path):
-    put(tmp_path / "p", [*lacking(4, value=0.0), *lacking(0)])
+def test_a_volume_that_lacks_slices_of_two_others_is_refused_as_well(tmp_path):
+    put(tmp_path / "p", [*lacking(value=0.0), *lacking(value=400.0), *lacking(4)])
     entries = tree(tmp_path)
-    assert codes(entries["p_b0"]) == codes(entries["p_b800"]) == ["slices_missing_at_end"]
+    assert {name: codes(entry) for name, entry in entries.items()} == {
+        "p_b0": [],
+        "p_b400": [],
+        "p_b800": ["slices_missing_at_end"],
+    }
+
+
+STATIONS = {
+    "two": [range(6), range(4, 10)],
+    "unlike": [range(8), range(5, 10)],
+    "three": [range(5), range(4, 9), range(7, 12)],
+}
+
+
+@pytest.mark.parametrize("stations", STATIONS.values(), ids=STATIONS)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_stations_that_overlap_are_volumes_which_say_so(tmp_path, stations, lenient):
+    slices = []
+    for number, places in enumerate(stations, 1):
+        whole = alike(series_of(12), AcquisitionNumber=number, RescaleIntercept=number)
+        slices += [whole[place] for place in places]
+    put(tmp_path / "p", slices)
+    entries = tree(tmp_path, allow_missing_slices=lenient)
+    assert sorted(entries) == [f"p_acq{number}" for number in range(1, len(stations) + 1)]
+    for number, places in enumerate(stations, 1):
+        entry = entries[f"p_acq{number}"]
+        assert codes(entry) == ["stations"]
+        assert entry.series.findings[0].severity == "warning"
+        found = [number + 10 * place for place in places]
+        assert entry.series.decode().array[0, 0, 0].tolist() == found
+
+
+def test_a_station_that_lacks_a_slice_within_is_refused(tmp_path):
+    upper = alike(series_of(6), AcquisitionNumber=1, RescaleIntercept=0)
+    lower = alike(series_of(10), AcquisitionNumber=2)
+    put(tmp_path / "p", [*upper, *lower[4:7], *lower[8:]])
+    assert codes(tree(tmp_path)["p_acq2"]) == ["missing_slices"]
+
+
+def test_time_points_of_several_stations_are_put_together(tmp_path):
+    """Every station of either time has an acquisition number of its own."""
+    slices = [*series_of(8), *alike(series_of(8), RescaleIntercept=0)]
+    for index, ds in enumerate(slices):
+        ds.InstanceNumber, ds.AcquisitionNumber = index, index // 4
+    put(tmp_path / "p", slices)
+    entries = tree(tmp_path)
+    assert {name: codes(entry) for name, entry in entries.items()} == {"p_t1": [], "p_t2": []}
 
 
 def test_a_volume_that_lacks_its_last_slices_is_kept_and_marked_where_that_is_allowed(tmp_path):

@@ -1,6 +1,7 @@
 """New scans become volumes as those a model was trained on did."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -51,6 +52,21 @@ def test_a_series_a_table_names_is_read_as_those_of_a_tree(tmp_path):
     (tmp_path / "scans.csv").write_text("case,image\na,s\n")
     (uptake,) = read(tmp_path / "scans.csv", plan(suv=True))
     assert uptake.volume.array.max() == pytest.approx(25_000 * 60_000 / 1.5e8)
+
+
+def test_a_series_whose_folder_may_not_be_listed_is_refused_by_name(tmp_path, monkeypatch):
+    closed = save(tmp_path / "s", series_of(4))
+    (tmp_path / "scans.csv").write_text("case,image\na,s\n")
+    listing = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(MedclError, match=r"s: cannot be read, Permission denied; allow reading it"):
+        read(tmp_path / "scans.csv", plan("CT"))
 
 
 def test_a_series_without_what_uptake_needs_is_refused_by_name(tmp_path):

@@ -102,6 +102,13 @@ def test_the_replicates_of_an_arm_are_found_in_a_study(tmp_path: Path, models, c
     assert "config.resolved.yaml: not found; --study takes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--arm", "mae"], ["--labelled", "2"]])
+def test_an_arm_of_no_study_is_refused(tmp_path: Path, capsys, words) -> None:
+    named = ["predict", "--model", "m.pt", "--input", "a.nii", "--output", str(tmp_path)]
+    assert main([*named, *words]) == 1
+    assert f"{words[0]}: chooses models of a --study" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
