@@ -191,8 +191,8 @@ class Arm(Section):
     cost_of: Name | None = Field(
         None,
         description="cost-matched control: from scratch, with the seconds of that arm's "
-        "pretraining spent on further steps (on the CPU those of its cores, which other work on the "
-        "machine does not stretch)",
+        "pretraining spent on further steps (on the CPU those of its cores, which other work on "
+        "the machine does not stretch)",
     )
     selftrain: Selftrain | None = Field(
         None, description="train anew on labels another arm gives to the pool"
