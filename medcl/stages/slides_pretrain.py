@@ -120,9 +120,12 @@ def _take(
 def _pretrained(
     network: Any, settings: TilePretrain, seed: int, args: argparse.Namespace, outputs: Outputs
 ) -> Fitted:
-    key = {"stage": "slides-pretrain", "settings": settings.model_dump(exclude=UNDECIDING)}
+    key: dict[str, Any] = {
+        "stage": "slides-pretrain",
+        "settings": settings.model_dump(exclude=UNDECIDING),
+    }
     key |= {"network": outputs.content["network"], "seed": args.seed, "fold": args.fold}
-    key |= {"pool": FORMAT}
+    key["pool"] = FORMAT
     work = work_folder(args.work, key, {"folds": args.folds, "tiles": args.tiles})
     with seeded(seed):
         objective = build_tile_objective(settings.objective.model_dump(), network, network.features)
