@@ -21,11 +21,11 @@ Neighbours are found by products of blocks of matrices, so that 10 000 cases tak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, Int8
+from jaxtyping import Bool, Float32, Int, Int8
 
 from medcl.data.thumbnails import SIDE
 
@@ -59,10 +59,8 @@ def near_duplicates(
     images = thumbnails.astype(np.float32)
     (near, known), (turned, known_turned) = _neighbours(images, names)
     found = [  # of equally similar ones the plain one, which comes later, is told
-        *_copies(
-            images, _close(turned[:, :CLOSEST]), np.maximum(known, known_turned), mirrored=True
-        ),
-        *_copies(images, _close(near[:, :CLOSEST]), known, mirrored=False),
+        *_copies(images, turned[:, :CLOSEST], np.maximum(known, known_turned), mirrored=True),
+        *_copies(images, near[:, :CLOSEST], known, mirrored=False),
     ]
     best = {pair[:2]: pair for pair in sorted(found, key=lambda pair: pair.similarity)}
     return sorted(best.values())
@@ -70,24 +68,39 @@ def near_duplicates(
 
 def _copies(
     images: Float32[np.ndarray, "n 16 16 16"],
-    pairs: Int[np.ndarray, "p 2"],
+    near: Int[np.ndarray, "n k"],
     known: Float32[np.ndarray, " n"],
     *,
     mirrored: bool,
-) -> Iterator[Pair]:
-    """Those of the pairs that are copies, fitted to each other where they must be."""
+) -> list[Pair]:
+    """The copies among neighbours, fitted to each other where they must be.
+
+    Fitting is what takes time. A case has neighbours closer than a copy of it only if these are
+    copies too: a pair is fitted if each is near the other, or if one of them has a copy already.
+    """
+    pairs, mutual = _close(near)
+    similarity = np.empty(len(pairs), np.float32)
     for start in range(0, len(pairs), BLOCK):
         a, b = pairs[start : start + BLOCK].T
-        one, other = _turned(images[a], mirrored), images[b]
-        similarity = (_unit(one) * _unit(other)).sum(axis=1)
-        fit = (similarity >= WORTH) & ~_are_copies(similarity, known[a], known[b])
-        left = np.flatnonzero(fit)
-        if left.size:
-            one, other = one[left], other[left]
-            fitted = np.maximum(_fitted(one, other), _fitted(other, one))
-            similarity[left] = np.maximum(similarity[left], fitted)
-        for at in np.flatnonzero(_are_copies(similarity, known[a], known[b])):
-            yield Pair(int(a[at]), int(b[at]), float(similarity[at]), mirrored)
+        one, other = _unit(_turned(images[a], mirrored)), _unit(images[b])
+        similarity[start : start + BLOCK] = (one * other).sum(axis=1)
+    has_copy, fitted = np.zeros(len(images), bool), np.zeros(len(pairs), bool)
+    while True:
+        copies = _are_copies(similarity, *known[pairs].T)
+        has_copy[pairs[copies]] = True
+        fit = (mutual | has_copy[pairs].any(axis=1)) & (similarity >= WORTH) & ~copies & ~fitted
+        if not fit.any():
+            break
+        fitted |= fit
+        rows = np.flatnonzero(fit)
+        for block in np.split(rows, range(BLOCK, len(rows), BLOCK)):
+            one, other = _turned(images[pairs[block, 0]], mirrored), images[pairs[block, 1]]
+            best = np.maximum(_fitted(one, other), _fitted(other, one))
+            similarity[block] = np.maximum(similarity[block], best)
+    return [
+        Pair(int(a), int(b), float(alike), mirrored)
+        for (a, b), alike in zip(pairs[copies], similarity[copies], strict=True)
+    ]
 
 
 def _are_copies(
@@ -154,14 +167,15 @@ def _turned(images: Float32[np.ndarray, "n ..."], mirrored: bool) -> Float32[np.
     return images[:, ::-1] if mirrored else images
 
 
-def _close(near: Int[np.ndarray, "n k"]) -> Int[np.ndarray, "p 2"]:
-    """Pairs i < j of which either is among the other's neighbours.
+def _close(near: Int[np.ndarray, "n k"]) -> tuple[Int[np.ndarray, "p 2"], Bool[np.ndarray, " p"]]:
+    """Pairs i < j of which either is among the other's neighbours, and whether both are.
 
     Of many copies of one image, some are among the closest of no other one.
     """
     one = np.repeat(np.arange(len(near)), near.shape[1])
     ends = np.sort(np.stack([one, near.ravel()], axis=1), axis=1)
-    return np.unique(ends[ends[:, 0] < ends[:, 1]], axis=0)
+    pairs, times = np.unique(ends[ends[:, 0] < ends[:, 1]], axis=0, return_counts=True)
+    return pairs, times == 2
 
 
 def _fitted(

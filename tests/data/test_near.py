@@ -109,6 +109,23 @@ def test_the_blocks_of_a_large_collection_give_what_one_block_gives(monkeypatch)
     assert [(i, j) for i, j, *_ in blocks] == [(i, j) for i, j, *_ in whole]
 
 
+def test_distinct_pictures_are_fitted_only_where_each_is_near_the_other(monkeypatch):
+    """Fitting takes nearly all of the time; smooth pictures are all alike enough to be tried."""
+    smooth = [ndimage.gaussian_filter(RNG(seed).normal(size=(16,) * 3), 3) for seed in range(40)]
+    pictures = np.stack([picture(volume) for volume in smooth])
+    counts: list[int] = []
+
+    def counted(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
+        counts.append(len(whole))
+        return np.zeros(len(whole), np.float32)
+
+    monkeypatch.setattr("medcl.data.near._fitted", counted)
+    assert near_duplicates(pictures, [f"p{k}" for k in range(40)]) == []
+    near = [rows[:, :3] for rows, _ in _neighbours(pictures.astype(np.float32), np.arange(40))]
+    mutual = [(i, j) for rows in near for i in range(40) for j in rows[i] if i in rows[j] and i < j]
+    assert 0 < sum(counts) <= 2 * len(mutual)  # either of a pair is fitted to the other
+
+
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "scaled": lambda a: 1e-3 * a + 5,
     "eight bits": lambda a: np.round(255 * (a - a.min()) / np.ptp(a)),
