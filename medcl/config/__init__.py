@@ -22,7 +22,15 @@ from medcl.config.base import (
 from medcl.config.dataset import Dataset, Dicom, Intensity, PhantomKeys, PlanKeys, Source
 from medcl.config.loading import kind_of, load_section, load_slide_study, load_study
 from medcl.config.options import SCHEMAS
-from medcl.config.protocol import Bound, Primary, Tune, origin_of, primary_pairs, settings_of
+from medcl.config.protocol import (
+    Bound,
+    Primary,
+    Tune,
+    origin_of,
+    primary_pairs,
+    settings_of,
+    tuned_unlike,
+)
 from medcl.config.slides import (
     Folds,
     Mil,
@@ -101,4 +109,5 @@ __all__ = [
     "origin_of",
     "primary_pairs",
     "settings_of",
+    "tuned_unlike",
 ]

@@ -224,8 +224,7 @@ def primary_pairs(study: Study) -> list[tuple[str, int]]:
     pretrained = [
         name for name, source in sources.items() if source and study.arms[source].pretrain
     ]
-    common = _settings(study, study.control)
-    plain = [name for name in pretrained if _settings(study, name) == common]
+    plain = [name for name in pretrained if not tuned_unlike(study, name, study.control)]
     named = study.primary.arms or plain or pretrained or others
     counts = study.primary.labelled or study.labelled
     return [
@@ -234,6 +233,12 @@ def primary_pairs(study: Study) -> list[tuple[str, int]]:
         for arm in study.arms
         if arm in named and n in counts and n in study.counts(arm)
     ]
+
+
+def tuned_unlike(study: Study, one: str, other: str) -> str:
+    """The keys, if any, in which the fine-tunings of two arms differ to any effect."""
+    first, second = _settings(study, one), _settings(study, other)
+    return _unlike(first, second, set()) if first and second else ""
 
 
 def _settings(study: Study, name: str) -> Finetune | None:

@@ -99,7 +99,7 @@ class SlideReader(ABC):
             )
         try:
             return self._region(x, y, level, width, height)
-        except (openslide.OpenSlideError, OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever damaged data make a decoder raise
             raise unreadable(self.path, error) from None
 
     def try_reading(self, places: Sequence[tuple[int, int]] = ()) -> None:
@@ -186,8 +186,12 @@ def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> Slid
     path = Path(path)
     try:
         return _opened(path, microns_per_pixel)
-    except OSError as error:  # no permission, a disk that fails
-        raise unreadable(path, error) from None
+    except SlideError:
+        raise
+    except (
+        Exception
+    ) as error:  # no permission, a failing disk, a damaged header
+        raise unreadable(path, f"{type(error).__name__}: {error}") from None
 
 
 def _opened(path: Path, microns_per_pixel: float | None) -> SlideReader:

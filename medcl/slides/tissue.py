@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from medcl.slides.reader import SlideReader
+from medcl.slides.reader import SlideError, SlideReader
 
 STRIP_PIXELS = 16 << 20  # read at a time, where a slide has no coarse level
 WITHOUT_MICRONS = 2048  # most pixels along a side of a thumbnail whose scale is not known
+MOST_PIXELS = 1 << 26  # of a thumbnail: 13 cm of glass along either side at 16 micrometres
 WINDOW = 9  # pixels, of the variance of the Laplacian
 
 
@@ -90,6 +91,13 @@ def thumbnail(reader: SlideReader, microns_per_pixel: float) -> Thumbnail:
     block = max(1, round(wanted / reader.downsamples[level]))
     level_width, level_height = reader.sizes[level]
     out_width, out_height = -(-level_width // block), -(-level_height // block)
+    if out_width * out_height > MOST_PIXELS:
+        raise SlideError(
+            "unreadable",
+            f"{reader.path}: a thumbnail of {microns_per_pixel:g} micrometres a pixel would have "
+            f"{out_width}x{out_height} pixels; the slide states {width}x{height}",
+            "copy it again, or correct its `microns_per_pixel`",
+        )
     image = np.empty((out_height, out_width, 3), np.uint8)
     rows = max(1, STRIP_PIXELS // (out_width * block * block))
     per_level = height / level_height

@@ -6,7 +6,7 @@ import argparse
 import copy
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,9 @@ def run(args: argparse.Namespace) -> None:
             across=plan.across,
         )
         objective = _objective(settings, network, plan)
+        parts = list(objective.trained)
         for later in settings.then:  # a mistake in a later phase is told before the first is run
-            _objective(later, copy.deepcopy(network), plan)
+            parts += _objective(later, copy.deepcopy(network), plan).trained
     store, splits = open_store(args.store, plan), read_splits(args.splits)
     cases = [case for case in splits.cases("pool") if case in store]
     done = _Done()
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
                     objective = _objective(phase, network, plan)
             usable = _usable(objective, phase, store, cases, outputs.facts)
             done.trained += [part for part in objective.trained if part not in done.trained]
-            watch = _watch(phase, network, done.trained, (store, splits), plan, own, outputs)
+            watch = _watch(phase, network, parts, (store, splits), plan, own, outputs)
             fitted = fit(
                 objective,
                 PretextItems(store, usable, objective.views),
@@ -138,6 +139,7 @@ def run(args: argparse.Namespace) -> None:
             )
             _describe(objective, fitted, outputs, len(phases) > 1 and number + 1)
             done.add(fitted, objective)
+        _tell(_probes_words(done.rows, outputs.facts), outputs)
     except TrainingFailed as error:
         rows = done.numbered(error.progress.rows) if isinstance(error, Diverged) else []
         outputs.fail(Diverged(str(error), _progress(done.rows + rows)))
@@ -285,19 +287,25 @@ def _describe(objective: Objective, fitted: Fitted, outputs: Outputs, phase: int
             "had as many, and not at fewer labels"
         ]
     said += diagnose(rows, compared)
-    said += _probes_words(rows, facts)
     facts["compared_with_chance"] = list(compared)
     facts["compared"], facts["chance"] = level(rows, compared), level(rows, ["chance"])
+    _tell((f"phase {phase}: {words}" if phase > 1 else words for words in said), outputs)
+
+
+def _tell(said: Iterable[str], outputs: Outputs) -> None:
     for sentence in said:
-        facts["diagnosis"].append(f"phase {phase}: {sentence}" if phase > 1 else sentence)
+        outputs.facts["diagnosis"].append(sentence)
         if outputs.place.leads:
             print(f"pretrain: {sentence}", flush=True)
 
 
 def _probes_words(rows: list[Row], facts: dict[str, Any]) -> list[str]:
-    """What the probes of a phase found, from before the first phase to its end."""
+    """What the probes found, from before the first phase to the end of the last.
+
+    A run that goes on without probes has the rows of those that were made before.
+    """
     made = [(row[PROBE_DICE], int(row["step"])) for row in rows if PROBE_DICE in row]
-    if not made:
+    if not made or not facts.get("probe"):
         return []
     probe, (last, _) = facts["probe"], made[-1]
     best, step = max(made, key=lambda one: (one[0], -one[1]))

@@ -10,7 +10,7 @@ from typing import Any
 from medcl.config import SlideDataset, load_section
 from medcl.data.checks import Finding
 from medcl.errors import MedclError
-from medcl.files import write_json
+from medcl.files import sha256_of_file, write_json
 from medcl.slides.examine import Examination, examine, write_examination
 from medcl.slides.given import TruthError, labels_in, missing_truth, read_truth, without_value
 from medcl.slides.table import Slide, read_table, write_slides
@@ -81,6 +81,7 @@ def _entry(
         "tissue_share": None if found.tissue is None else found.tissue.share,
         "mask_sha256": None if found.mask is None else found.mask.sha256,
         "truth_labels": labels,
+        "truth_sha256": None if labels is None or not slide.truth else sha256_of_file(slide.truth),
         "findings": [finding.to_dict() for finding in (*found.findings, *remarks)],
     }
 

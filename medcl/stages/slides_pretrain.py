@@ -92,7 +92,10 @@ def _filled(
 def _take(
     network: Any, path: str, waive: Sequence[str], args: argparse.Namespace, outputs: Outputs
 ) -> None:
-    """Copy the weights of a file. Raises MedclError if they were pretrained on test patients."""
+    """Copy the weights of a file. Raises MedclError if they were pretrained on test slides.
+
+    Other slides of test patients cannot be recognised: a file of weights names no patient.
+    """
     content = load_encoder(path)
     theirs, ours = content["tiles"], outputs.content["tiles"]
     if theirs != ours:

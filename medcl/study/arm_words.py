@@ -49,9 +49,9 @@ def _arm(study: Study, name: str) -> list[str]:
         said.append(_started(study, name))
     if arm.cost_of:
         said.append(
-            f"{name} is trained from scratch for longer: the seconds that the pretraining of "
-            f"{arm.cost_of} took are spent on further steps, at the pace of {study.control} with "
-            "the same labels and replicate."
+            f"{name} is trained from scratch for longer: what the pretraining of {arm.cost_of} "
+            "took (seconds of the cores on a CPU, else of the clock) is spent on further steps, at "
+            f"the pace of {study.control} with the same labels and replicate."
         )
     if arm.selftrain:
         said.append(_taught(name, arm.selftrain))

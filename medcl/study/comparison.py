@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from medcl.config import primary_pairs, settings_of
+from medcl.config import primary_pairs, tuned_unlike
 from medcl.files import replacing
 from medcl.study import protocol
 from medcl.study.cost import seconds_of
@@ -141,9 +141,7 @@ def _encoders(results: Results, arm: str, runs: Sequence[Run]) -> int:
     says nothing of encoders alone: for an arm that learns from labels of the pool, or is fine-tuned
     otherwise than the control."""
     study = results.study
-    if study.arms[arm].selftrain or (
-        results.control and settings_of(study, arm) != settings_of(study, results.control)
-    ):
+    if study.arms[arm].selftrain or (results.control and tuned_unlike(study, arm, results.control)):
         return 0
     seeds = {results.seed_of(arm, run.replicate) for run in runs if run.status == OK}
     return len(seeds - {None})

@@ -191,6 +191,8 @@ def _rates(results: Results) -> str:
     study, tune = results.study, results.study.tune
     if tune is None:
         return "medcl tuned no setting: learning rates are those of the configuration."
+    if not plan.trials(study):
+        return "No arm has a learning rate."
     rates = listed((f"{rate:g}" for rate in tune.learning_rates), "or")
     found = [
         f"{arm} {float(chosen['learning_rate']):g}"
@@ -198,8 +200,8 @@ def _rates(results: Results) -> str:
         if chosen.get("learning_rate") is not None
     ]
     text = (
-        f"The learning rate of each arm was chosen from {rates} by the mean validation Dice of "
-        "the last weights after training"
+        f"The learning rate of each arm that is trained was chosen from {rates} by the mean "
+        "validation Dice of the last weights after training"
         f"{f' for {tune.steps} steps' if tune.steps else ''} on the first {tune.labelled} of order "
         f"{tune.replicate}, which no reported replicate uses: "
         f"{listed(found) or 'none was found'}."
@@ -216,6 +218,12 @@ def _bound(results: Results) -> str | None:
         return None
     count = len(results.splits.candidates(0)) if results.splits else 0
     settings = plan.bound_run(study, 0).settings
+    if settings.mode in PROBES:
+        return (
+            f"As a bound of what more labels could give, {bound.arm} was fitted to every labelled "
+            f"candidate{f' ({count})' if count else ''}, with {plural(bound.replicates, 'seed')}. "
+            "It enters no comparison."
+        )
     length = f", for {settings.steps_for(count)} steps" if count else ""
     many = f" ({count})" if count else ""
     return (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medcl.config import Arm, Finetune, Study, origin_of, settings_of
+from medcl.config import UNDECIDING, Arm, Finetune, Study, origin_of, settings_of
 from medcl.config.protocol import PROBES
 from medcl.files import replacing
 from medcl.training.seeds import seed_of
@@ -255,7 +255,7 @@ def changes_of(study: Study, arm: str) -> dict[str, Any]:
     """Keys of `finetune` that really differ in an arm, with its values."""
     own = settings_of(study, arm).model_dump()
     common = study.finetune.model_dump()
-    return {key: value for key, value in own.items() if value != common[key]}
+    return {k: value for k, value in own.items() if value != common[k] and k not in UNDECIDING}
 
 
 def write_table(path: str | Path, study: Study) -> None:

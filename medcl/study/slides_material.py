@@ -18,7 +18,7 @@ def slides(results: SlideResults, names: Names) -> Html:
     tiled, dataset = results.tiles.get("slides", {}), results.study.dataset
     failed: list[list[object]] = []
     remarks: list[list[object]] = []
-    dropped = set(results.audit.get("lost", {}))
+    dropped, count = set(results.audit.get("lost", {})), 0
     for item in listed:
         error = next((f for f in item["findings"] if f["severity"] == "error"), None)
         tile = tiled.get(item["case"], {"status": "ok"})
@@ -38,6 +38,8 @@ def slides(results: SlideResults, names: Names) -> Html:
             }
         if error is not None:
             failed.append([names.case(item["case"]), error["code"], *_told(error, names)])
+        else:
+            count += tile.get("tiles", 0)
         remarks += [
             [names.case(item["case"]), found["code"], *_told(found, names)]
             for found in item["findings"]
@@ -55,7 +57,6 @@ def slides(results: SlideResults, names: Names) -> Html:
     lost = table(f"Slides that are not part of the study: {len(failed)} of {len(listed)}.", heads,
                  failed, "ttww")  # fmt: skip
     kept = len(listed) - len(failed)
-    count = sum(item.get("tiles", 0) for item in tiled.values())
     return section(
         "Slides",
         paragraph(f"{kept} of {len(listed)} slides are usable, with {count} tiles in all."),

@@ -85,6 +85,11 @@ def seen_before(results: SlideResults, names: Names) -> Iterator[str]:
         if one.weights and summary is not None:
             tested = summary.get("test_slides")
             unknown += [name] if tested is None else []
+            if tested == []:
+                yield (
+                    f"{name}: its weights were pretrained on no slide of a test patient that is "
+                    "known here; other slides of the same patients could not be recognised."
+                )
             if tested:
                 yield (
                     f"{name}: its weights were pretrained on {len(tested)} slides of test patients "

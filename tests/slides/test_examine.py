@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from make_slides import TISSUE, svs
 from PIL import Image
 
@@ -14,7 +15,8 @@ from medcl.slides import given
 from medcl.slides.examine import examine, read_mask, write_examination
 from medcl.slides.geojson import collection, feature, rectangle
 from medcl.slides.phantom import write_svs
-from medcl.slides.tissue import TissueSettings
+from medcl.slides.reader import SlideError, SlideReader
+from medcl.slides.tissue import TissueSettings, thumbnail
 
 SETTINGS = TissueSettings(microns_per_pixel=4.0)
 
@@ -42,6 +44,39 @@ def test_a_good_slide_is_ok_and_its_files_say_what_was_found(tmp_path: Path) -> 
         assert image.size == (96, 64)
     with Image.open(tmp_path / "out" / "qc.png") as image:
         assert image.width == 7 * 96  # enlarged, so that it can be looked at
+
+
+def test_wrong_bytes_in_the_structure_of_a_file_are_a_finding_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    image = np.full((256, 256, 3), 240, np.uint8)
+    image[60:200, 60:200] = [180, 90, 160]
+    path, rng = tmp_path / "a.tif", np.random.default_rng(0)
+    with tifffile.TiffWriter(path) as file:
+        whole = {"tile": (64, 64), "photometric": "rgb", "metadata": None}
+        file.write(image, subifds=0, **whole)
+        file.write(image[::2, ::2], subfiletype=1, **whole)
+    with tifffile.TiffFile(path) as file:
+        starts = [page.offset for page in file.pages]
+    good, structure = path.read_bytes(), [i for start in starts for i in range(start, start + 230)]
+    found = set()
+    for _ in range(80):
+        bad = bytearray(good)
+        for place in rng.choice(structure, rng.integers(1, 4)):
+            bad[place] = rng.integers(256)
+        path.write_bytes(bad)
+        found.add(examine("a", path, SETTINGS, microns_per_pixel=1.0).status)
+    assert "unreadable" in found
+
+
+def test_a_slide_said_to_be_as_large_as_a_house_is_not_drawn(tmp_path: Path) -> None:
+    class House(SlideReader):
+        _region = close = None
+
+    side = 40_000_000
+    house = House(tmp_path / "a.svs", "none", [(side, side)], [1.0], 0.25, None)
+    with pytest.raises(SlideError, match="would have 625000x625000 pixels; the slide states"):
+        thumbnail(house, 16.0)
 
 
 def test_glass_alone_is_empty(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from medcl.config import load_study
 from medcl.data.splits import read_splits
 from medcl.data.store import Store, StoredVolume
 from medcl.errors import MedclError
+from medcl.segmentation.validation import Watch
 from medcl.stages import preprocess, pretrain
 from medcl.training import checkpoint, fit
 from medcl.training.state import Run
@@ -190,6 +191,43 @@ def test_a_run_with_probes_that_was_killed_has_the_log_of_an_uninterrupted_one(
             )
     assert logs[0] == logs[1]
     assert [bool(probe) for _, _, probe in logs[0]] == [False, True, True, False, True]
+
+
+def test_all_probes_of_a_run_look_at_the_same_maps_and_the_best_is_that_of_all_phases(
+    study, monkeypatch
+):
+    looked, dice = [], iter([0.1, 0.7, 0.6, 0.5])
+
+    def seen(watch):
+        looked.append(tuple(watch.parts))
+        return next(dice)
+
+    monkeypatch.setattr(Watch, "dice", seen)
+    _, summary = run(study, f"{(PROBED % 'knn')[:-1]}, then: [{LOCAL}]}}")
+    assert set(looked) == {("down.", "up.0.", "merge.0.")}
+    probe = summary["probe"]
+    assert (probe["before"], probe["best"], probe["best_step"], probe["last"]) == (0.1, 0.7, 2, 0.5)
+    (said,) = [words for words in summary["diagnosis"] if "probe" in words]
+    assert "Dice 10.0 before any step, 50.0 at the end and at best 70.0 (step 2)" in said
+
+
+def test_a_run_that_goes_on_without_probes_says_nothing_of_those_before(study, monkeypatch):
+    real, calls = fit._backward, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(Run, "due", lambda run, seconds: run.step % 2 == 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_backward", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(study, PROBED % "knn")
+    _, summary = run(study, ALONE)
+    assert summary["status"] == "ok"
+    assert "probe" not in " ".join(summary["diagnosis"])
 
 
 def test_probes_read_labels_of_pool_subjects_alone_and_fit_and_measure_on_different_ones(

@@ -63,6 +63,20 @@ def test_a_mended_mask_changes_what_tile_and_embed_depend_on(tmp_path: Path) -> 
         assert second["s1"][key] == first["s1"][key]
 
 
+def test_a_mended_truth_changes_what_the_evaluation_depends_on(tmp_path: Path) -> None:
+    raw = draw(tmp_path / "raw", CLASSES, 2)
+    truth = np.zeros((64, 64), np.uint8)
+    truth[16:32, 16:32] = 1
+    write_png(raw / "t1.png", truth)
+    stages = study(tmp_path)
+    first = examined(stages)
+    write_png(raw / "t1.png", truth[::-1])  # the same labels, elsewhere
+    second = examined(stages)
+    assert second["s1"]["truth_labels"] == first["s1"]["truth_labels"] == [0, 1]
+    assert second["s1"]["truth_sha256"] != first["s1"]["truth_sha256"]
+    assert second["s0"]["truth_sha256"] is None
+
+
 def test_a_truth_without_its_value_is_told_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

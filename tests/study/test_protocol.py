@@ -233,5 +233,7 @@ def test_a_self_trained_arm_may_need_what_its_teacher_has() -> None:
 
 def test_arms_that_are_fine_tuned_otherwise_are_not_primary_unless_named() -> None:
     assert {arm for arm, _ in primary_pairs(study())} == {"mae", "dense"}
+    often = ARMS | {"dense": ARMS["dense"] | {"finetune": {"save_every_s": 3}}}
+    assert {arm for arm, _ in primary_pairs(study(arms=often))} == {"mae", "dense"}
     named = study(primary={"arms": ["short"]})
     assert {arm for arm, _ in primary_pairs(named)} == {"short"}

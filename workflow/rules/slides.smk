@@ -180,6 +180,7 @@ rule slides_evaluate:
         runs=study.runs,
         folds=f"{study.root}/split/folds.csv",
         tiles=f"{study.root}/tile/tiles.json",
+        findings=f"{study.root}/ingest/ingest.json",
     output:
         patients=f"{study.root}/evaluate/{{encoder}}/{{aggregator}}/patients.csv",
         metrics=f"{study.root}/evaluate/{{encoder}}/{{aggregator}}/metrics.json",
