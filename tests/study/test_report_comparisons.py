@@ -81,7 +81,7 @@ def test_pretrained_arms_are_set_beside_every_further_control(tmp_path):
     assert all("these 3 encoders (voco)" in words for words in sentences[1:])
     assert [" mae (" in words for words in sentences] == [False, False, True]
     assert "scratch-long and mae are further controls" in text
-    assert "scratch-long is trained from scratch for longer: the seconds that" in text
+    assert "scratch-long is trained from scratch for longer: what the pretraining of" in text
 
 
 def test_the_bound_with_all_labels_is_drawn_and_told(tmp_path):
