@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -71,16 +71,8 @@ def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
         )
     labels = _derivatives(path, source.labels, where) if source.labels else []
     people = _participants(path / "participants.tsv")
-    marked: dict[Path, list[Path]] = defaultdict(list)
-    of_subject: dict[str, list[Named]] = defaultdict(list)
-    for label in labels:
-        of_subject[label.entities["sub"]].append(label)
-    found = [[label for label in of_subject[i.entities["sub"]] if label.marks(i)] for i in images]
-    for image, theirs in zip(images, found, strict=True):
-        for label in theirs:
-            marked[label.path].append(image.path)
-    for image, theirs in zip(images, found, strict=True):
-        own = [label for label in theirs if len(marked[label.path]) == 1]
+    found, marked = _pair(images, labels)
+    for image, own in zip(images, found, strict=True):
         yield _bids_entry(image, own, source, people)
     for label in labels:
         if len(marked[label.path]) == 1:
@@ -93,6 +85,30 @@ def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
             told = f"{label.path}: fits {len(marked[label.path])} images: {shown}"
             remedy = "ask for one of them in `images`, or repeat its entities in the label's name"
             yield entry.but(Finding("label_ambiguous", "error", told, remedy))
+
+
+def _pair(
+    images: Sequence[Named], labels: Sequence[Named]
+) -> tuple[list[list[Named]], Mapping[Path, list[Path]]]:
+    """For each image the labels that fit it and no other; the images that each label fits."""
+    marked: dict[Path, list[Path]] = defaultdict(list)
+    of_subject: dict[str, list[Named]] = defaultdict(list)
+    for label in labels:
+        of_subject[label.entities["sub"]].append(label)
+    found = [[label for label in of_subject[i.entities["sub"]] if label.marks(i)] for i in images]
+    for image, theirs in zip(images, found, strict=True):
+        for label in theirs:
+            marked[label.path].append(image.path)
+    own = [[label for label in theirs if len(marked[label.path]) == 1] for theirs in found]
+    return own, marked
+
+
+def _structures(labels: Sequence[Named]) -> tuple[tuple[str, str], ...]:
+    """(structure, file) of masks whose names tell them apart; nothing for other labels."""
+    if any(label.suffix != "mask" for label in labels):
+        return ()
+    parts = [(label.entities.get("label", label.suffix), str(label.path)) for label in labels]
+    return tuple(parts) if len({name for name, _ in parts}) == len(parts) else ()
 
 
 def _bids_entry(
@@ -108,10 +124,8 @@ def _bids_entry(
         f"ses-{visit}" if visit else "",
         extra=people.get(subject, {}),
     )
-    if labels and all(label.suffix == "mask" for label in labels):
-        parts = [(label.entities.get("label", label.suffix), str(label.path)) for label in labels]
-        if len({name for name, _ in parts}) == len(parts):
-            return replace(entry, parts=tuple(parts))
+    if parts := _structures(labels):
+        return replace(entry, parts=parts)
     if len(labels) > 1:
         shown = ", ".join(str(label.path) for label in labels)
         told = f"{image.path}: {len(labels)} labels fit, {shown}"
@@ -131,10 +145,11 @@ def _asked(text: str, where: str) -> Named:
     return replace(named, entities=entities)
 
 
-def kinds_of(root: Path) -> dict[str, str | None]:
+def kinds_of(root: Path, tell: Callable[[str], object] | None = None) -> dict[str, str | None]:
     """The suffixes of the images, that of most subjects first, each with its labels if it has any.
 
-    Labels are those of one pipeline, of which most fit an image, and belong to one suffix.
+    Labels are those of one pipeline, which gives most images of a suffix one label, or masks of
+    different structures. `tell` is given a sentence on other labels there are.
     """
     images: dict[str, list[Named]] = defaultdict(list)
     for image in _named(root):
@@ -147,17 +162,43 @@ def kinds_of(root: Path) -> dict[str, str | None]:
         return -len(subjects), found[0].path.parent.name != "anat", kind
 
     kinds = sorted(images, key=rank)
-    fits: Counter[tuple[str, str]] = Counter()
-    for pipeline in sorted((root / "derivatives").glob("*")):
+    labels = _labels_below(root / "derivatives")
+    fits = {
+        (kind, asked): _usable(images[kind], theirs)
+        for kind in kinds
+        for asked, theirs in labels.items()
+    }
+    usable = [key for key, (one, _) in fits.items() if one]
+    best, chosen = max(usable, key=lambda key: fits[key][0], default=("", ""))
+    left = [
+        f"{asked} (*_{kind}: one label for {one} images, several for {several})"
+        for (kind, asked), (one, several) in fits.items()
+        if asked != chosen and one + several
+    ]
+    if left and tell is not None:
+        tell(
+            f"{root / 'derivatives'}: labels not used: {listed(left, 12)}; to use them, name them "
+            "as `labels` in a dataset YAML, given as --settings"
+        )
+    return {kind: chosen if kind == best else None for kind in kinds}
+
+
+def _labels_below(derivatives: Path) -> dict[str, list[Named]]:
+    """What to ask for, such as manual/dseg -> the labels it finds."""
+    found: dict[str, list[Named]] = defaultdict(list)
+    for pipeline in sorted(derivatives.glob("*")):
         for label in _named(pipeline):
             asked = OF_LABELS.get(label.suffix)
-            if asked is None or (label.suffix == "mask" and "label" not in label.entities):
-                continue
-            for kind in kinds:
-                if any(label.marks(image) for image in images[kind]):
-                    fits[kind, f"{pipeline.name}/{asked}"] += 1
-    best, labels = max(fits, key=lambda key: fits[key]) if fits else ("", "")
-    return {kind: labels if kind == best else None for kind in kinds}
+            if asked and (label.suffix != "mask" or "label" in label.entities):
+                found[f"{pipeline.name}/{asked}"].append(label)
+    return found
+
+
+def _usable(images: Sequence[Named], labels: Sequence[Named]) -> tuple[int, int]:
+    """How many of the images have one label, and how many have several that are no parts of one."""
+    found = [own for own in _pair(images, labels)[0] if own]
+    one = sum(len(own) == 1 or bool(_structures(own)) for own in found)
+    return one, len(found) - one
 
 
 def _named(root: Path) -> list[Named]:

@@ -1,7 +1,7 @@
 """Whether a volume is whole, judged by the others of its series and orientation.
 
-One that another volume covers and goes beyond was broken off, or lacks slices. Where volumes go on
-beyond each other, none is the measure of the others: they are stations, such as chest and abdomen.
+One that another goes beyond was broken off, or lacks slices. Only stations, such as chest and
+abdomen, are no measure of each other: they share few places, and show the same quantity.
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ from jaxtyping import Float64
 
 from medcl.config import Dicom
 from medcl.data.checks import Finding
-from medcl.data.dicom_planes import Plane
+from medcl.data.dicom_planes import MARKS, Plane
 from medcl.data.dicom_stack import SAME_PLACE_MM, normal_of, places_along, same_direction
 from medcl.data.volume import VolumeError
 
 Places = Float64[np.ndarray, "_"]  # of any number, along the normal, in mm, sorted
+# Marks that number parts of a scan; those that differ by another mark show another quantity, and
+# were meant to show it of the same places.
+COUNTED = ("SeriesNumber", "AcquisitionNumber", "StackID")
+QUANTITIES = tuple(mark for mark in MARKS if mark not in COUNTED)
+LEAST_SHARED = 0.5  # of the places of the shorter one, from which on two volumes are no stations
 
 
 def check_whole(
     where: str, part: list[Plane], parts: Sequence[tuple[str, list[Plane]]], options: Dicom
 ) -> list[Finding]:
-    """Raise VolumeError where a volume lacks places of another one that covers it.
+    """Raise VolumeError where a volume lacks places of another one, unless both are stations.
 
     Where that is allowed, gaps are found again and filled as the planes are stacked; ends are not
     made up, but told.
@@ -31,21 +36,20 @@ def check_whole(
     normal = normal_of(part[0])
     own = places_along(part, normal)
     others = [
-        places_along(other, normal)
-        for _, other in parts
-        if other is not part and same_direction(other[0], part[0])
+        other for _, other in parts if other is not part and same_direction(other[0], part[0])
     ]
-    covering = [held for held in others if _holds(held, own)]
+    stations = [other for other in others if _are_stations(part, other)]
+    measures = [places_along(other, normal) for other in others if other not in stations]
     told = f"{where}: the volume of {part[0].name}"
-    if ends := _missing_at_ends(own, covering):
+    if ends := _missing_at_ends(own, measures):
         remedy = "supply the slices, add the case to `exclude`"
         told = f"{told} lacks {ends}"
         if options.allow_missing_slices:
-            told = f"{told}; it is kept as it is, shorter than those"
+            told = f"{told}; it is kept as it is"
             return [Finding("slices_missing_at_end", "warning", told, "look at the case")]
         remedy = f"{remedy}, or set `dicom.allow_missing_slices`"
         raise VolumeError("slices_missing_at_end", told, remedy)
-    most = max(map(len, covering), default=0)
+    most = max((len(held) for held in measures if _shared(held, own) == len(own)), default=0)
     if len(part) < most and not options.allow_missing_slices:
         raise VolumeError(
             "missing_slices",
@@ -53,15 +57,28 @@ def check_whole(
             f"(that of {part[0].name})",
             "supply the slices, add the case to `exclude`, or set `dicom.allow_missing_slices`",
         )
-    if ends := _missing_at_ends(own, others):
+    if ends := _missing_at_ends(own, [places_along(other, normal) for other in stations]):
         told = f"{told} lacks {ends}, and none of them holds all of its own; taken as stations"
         return [Finding("stations", "warning", told, "make sure that none was broken off")]
     return []
 
 
-def _holds(held: Places, own: Places) -> bool:
-    """Whether all places of `own` are among those `held`."""
-    return bool(np.abs(held[:, None] - own).min(axis=0).max() <= SAME_PLACE_MM)
+def _are_stations(part: Sequence[Plane], other: Sequence[Plane]) -> bool:
+    """Whether they share less than half of the shorter one's places, and no quantity differs."""
+    normal = normal_of(part[0])
+    shared = _shared(places_along(other, normal), places_along(part, normal))
+    if shared >= LEAST_SHARED * min(len(part), len(other)):
+        return False
+    return all(_values(part, mark) == _values(other, mark) for mark in QUANTITIES)
+
+
+def _values(planes: Sequence[Plane], mark: str) -> set[str]:
+    return {plane.marks.get(mark, "") for plane in planes}
+
+
+def _shared(held: Places, own: Places) -> int:
+    """How many places of `own` are among those `held`."""
+    return int((np.abs(held[:, None] - own).min(axis=0) <= SAME_PLACE_MM).sum())
 
 
 def _missing_at_ends(own: Places, others: Sequence[Places]) -> str:

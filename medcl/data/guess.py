@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from medcl.config import Source
@@ -22,12 +22,14 @@ DESCRIPTIONS = ("dataset.json", "pretrain_data.json", DESCRIPTION)
 IMAGES = re.compile(r"images?|imgs?|scans?|volumes?", re.IGNORECASE)
 
 
-def guess_sources(path: Path, channels: Channels = NONE) -> list[Source]:
+def guess_sources(
+    path: Path, channels: Channels = NONE, tell: Callable[[str], object] | None = None
+) -> list[Source]:
     """The layout of a folder or file nobody described; paths are seen from the working folder.
 
     Labels are named where there are some, objects of a DICOM tree that mark structures included.
     Files of several `channels` are known by nnU-Net's number or by the channel's name at the end
-    of their names.
+    of their names. `tell` is given a sentence on labels that are there and not named.
     """
     if not path.exists():
         raise MedclError(f"{path}: no such file or folder; check --source")
@@ -43,13 +45,14 @@ def guess_sources(path: Path, channels: Channels = NONE) -> list[Source]:
         return [_source(layout="nnssl", path=text)]
     if (path / "dataset.json").is_file():
         return [_source(layout="msd", path=text)]
-    if (path / DESCRIPTION).is_file() and (found := _guess_bids(path, channels)):
+    if (path / DESCRIPTION).is_file() and (found := _guess_bids(path, channels, tell)):
         return found
     if pairs := _pairs(path):
         return [_guess_folders(path, images, maps, channels) for images, maps in pairs]
     if flat := _guess_beside(path, [path], channels):
         below = [folder for folder in sorted(path.iterdir()) if _holds_images(folder)]
-        return [flat, *(source for folder in below for source in guess_sources(folder, channels))]
+        more = (source for folder in below for source in guess_sources(folder, channels, tell))
+        return [flat, *more]
     if any(_holds_dicom(files) for _, files in walk(path)):
         return [_source(layout="dicom", path=text, labels="*")]
     if nested := _guess_nested(path, channels):
@@ -61,9 +64,11 @@ def _source(**keys: str | dict[str, str] | None) -> Source:
     return Source.model_validate(keys)
 
 
-def _guess_bids(path: Path, channels: Channels) -> list[Source]:
+def _guess_bids(
+    path: Path, channels: Channels, tell: Callable[[str], object] | None
+) -> list[Source]:
     """One source for each suffix; where each of the `channels` is a suffix, one for all."""
-    kinds = kinds_of(path)
+    kinds = kinds_of(path, tell)
     if len(channels.names) > 1 and set(channels.names) <= set(kinds):
         images = {name: name for name in channels.names}
         return [_source(layout="bids", path=str(path), images=images)]

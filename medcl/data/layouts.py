@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from medcl.config import Source
-from medcl.data.channel_lists import Channels, choose, joined, left_out, numbers_of
+from medcl.data.channel_lists import Channels, choose, joined, left_out
 from medcl.data.entries import Entry, case_name, file_below, listed, not_used, stem_of
-from medcl.data.nnunet import nnunet, read_description
+from medcl.data.nnunet import channels_of, nnunet, read_description
 from medcl.errors import MedclError
 from medcl.files import read_json
+
+LONGEST_SHOWN = 80  # characters of a value that an error repeats
 
 
 def nnssl(source: Source, path: Path, where: str) -> Iterator[Entry]:
@@ -78,35 +81,30 @@ def msd(source: Source, path: Path, where: str, channels: Channels) -> Iterator[
     table = path / "dataset.json"
     try:
         content: Any = read_json(table)
-        names = content.get("modality") or content.get("channel_names") or {}
-        if "training" not in content and "file_ending" in content:
-            yield from nnunet(source, path, where, channels)
-            return
-        there = numbers_of({int(number): str(name) for number, name in names.items()})
-        there = there or {"image": 0}
-        cases = [(item["image"], item["label"]) for item in content["training"]]
-        cases += [
-            (item["image"] if isinstance(item, dict) else item, None)
-            for item in content.get("test") or []
-        ]
     except FileNotFoundError:
         raise MedclError(f"{where}.path: {path} has no dataset.json; is the layout msd?") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MedclError(
-            f"{table}: not a table of the Decathlon ({type(error).__name__}: {error}); "
-            "it needs `training` with `image` and `label`"
-        ) from None
+    except ValueError as error:
+        raise _unlike(table, f"no JSON, {error}") from None
+    if isinstance(content, dict) and "training" not in content and "file_ending" in content:
+        yield from nnunet(source, path, where, channels)
+        return
+    listed_cases = _listed_cases(content, table)
+    there = channels_of(content, table)
+    cases = [
+        (
+            [file_below(path, image) for image in _images(image, label, there, table)],
+            file_below(path, label) if label else None,
+        )
+        for image, label in listed_cases
+    ]
     chosen = choose(there, source, channels, where)
     whole = list(chosen.values()) == list(range(len(there)))
     named = tuple(chosen) if channels.names or len(chosen) > 1 else ()
     used: set[Path] = set()
-    for image, label in cases:
-        images = _images(image, label, there, table)
-        files = [file_below(path, item) for item in images]
-        drawn = file_below(path, label) if label else None
+    for (files, drawn), name in zip(cases, _names(cases), strict=True):
         used.update(files, [drawn] if drawn else [])
         entry = Entry(
-            case_name(_shared_name(files)),
+            case_name(name),
             str(files[0]),
             source.path,
             str(drawn) if drawn else None,
@@ -125,6 +123,37 @@ def msd(source: Source, path: Path, where: str, channels: Channels) -> Iterator[
     yield from not_used(used, source)
 
 
+def _listed_cases(content: Any, table: Path) -> list[tuple[Any, Any]]:
+    """(image, label) of every case as it is written there, tests behind and without labels."""
+    if not isinstance(content, dict):
+        raise _unlike(table, "no keys and values")
+    training, tests = content.get("training"), content.get("test") or []
+    if not isinstance(training, list):
+        raise _unlike(table, f"`training` is {_short(training)}")
+    if not isinstance(tests, list):
+        raise _unlike(table, f"`test` is {_short(tests)}, no list of images")
+    for item in training:
+        if not isinstance(item, dict) or not {"image", "label"} <= set(item):
+            raise _unlike(table, f"`training` lists {_short(item)}")
+    for item in tests:
+        if isinstance(item, dict) and "image" not in item:
+            raise _unlike(table, f"`test` lists {_short(item)}, which has no `image`")
+    cases = [(item["image"], item["label"]) for item in training]
+    return cases + [(item["image"] if isinstance(item, dict) else item, None) for item in tests]
+
+
+def _unlike(table: Path, why: str) -> MedclError:
+    return MedclError(
+        f"{table}: not a table of the Decathlon: {why}; it needs `training`, a list of cases with "
+        "`image` and `label`"
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
 def _images(image: Any, label: Any, there: Mapping[str, int], table: Path) -> list[str]:
     """The files of a case, one or one for each channel; MedclError where they are neither."""
     images = image if isinstance(image, list) else [image]
@@ -134,19 +163,33 @@ def _images(image: Any, label: Any, there: Mapping[str, int], table: Path) -> li
         )
     if not isinstance(label, str | None):
         raise MedclError(f"{table}: label {label!r} of {images[0]}: expected the path of one file")
-    if len(images) > 1 and sorted(there.values()) != list(range(len(images))):
+    count = len(images) if len(images) > 1 else len(there)
+    if sorted(there.values()) != list(range(count)):
         shown = ", ".join(f"{number} {name}" for name, number in there.items())
+        what = f"is the first of {count} images" if len(images) > 1 else "is the image"
         raise MedclError(
-            f"{table}: {images[0]} is the first of {len(images)} images of a case, but `modality` "
-            f'names {shown}; name each by its place, such as {{"0": "FLAIR", "1": "T1"}}'
+            f"{table}: {images[0]} {what} of a case, but `modality` names {shown}; name each "
+            'channel by its place, from 0 on, such as {"0": "FLAIR", "1": "T1"}'
         )
     return images
 
 
-def _shared_name(files: Sequence[Path]) -> str:
-    """The name of a file; of several what their names begin with, or else their folder's."""
+def _names(cases: Sequence[tuple[Sequence[Path], Path | None]]) -> list[str]:
+    """The name of each case's file; of several files the first of these that no other case has.
+
+    What their names begin with; the name of the label, or else of the first file; their folder.
+    """
+    proposed = [_proposed(files, label) for files, label in cases]
+    taken = [Counter(names) for names in zip(*proposed, strict=True)]
+    return [
+        next((n for n, others in zip(names, taken, strict=True) if n and others[n] == 1), names[1])
+        for names in proposed
+    ]
+
+
+def _proposed(files: Sequence[Path], label: Path | None) -> tuple[str, str, str]:
     if len(files) == 1:
-        return files[0].name
+        return (files[0].name,) * 3
     names = [re.split(r"[_.-]", stem_of(file.name)) for file in files]
     same = takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))
-    return "_".join(parts[0] for parts in same) or files[0].parent.name
+    return "_".join(parts[0] for parts in same), (label or files[0]).name, files[0].parent.name

@@ -31,15 +31,18 @@ FOLDERS = (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs"))
 def nnunet(source: Source, path: Path, where: str, channels: Channels = NONE) -> Iterator[Entry]:
     """Every case of which any channel is there; files of channels that are not used are told."""
     table = read_description(path / "dataset.json", where, "nnunet")
-    there = _channels(table, path / "dataset.json")
+    there = channels_of(table, path / "dataset.json")
     chosen = choose(there, source, channels, where)
     ending = str(table.get("file_ending", ".nii.gz"))
     by_name = table.get("dataset")
+    used: set[Path] = set()
     if isinstance(by_name, Mapping):  # files anywhere, named one by one
-        found = _listed(by_name, path, chosen)
+        listed_files = _files_by_name(by_name, path / "dataset.json")
+        found = _listed(listed_files, path, chosen)
+        # The images of every channel, used or not.
+        used |= {file_below(path, f) for files, _ in listed_files.values() for f in files if f}
     else:
         found = _in_folders(path, chosen, ending)
-    used: set[Path] = set(_all_listed(by_name, path)) if isinstance(by_name, Mapping) else set()
     for name, images, label in found:
         used |= {file for file in (*images.values(), label) if file is not None}
         entry = Entry(case_name(name), None, source.path, str(label) if label else None)
@@ -77,40 +80,50 @@ def read_description(file: Path, where: str, layout: str) -> dict[str, Any]:
     return content
 
 
-def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
-    """Name -> number."""
-    named = table.get("channel_names") or table.get("modality") or {"0": "image"}
+def channels_of(table: Mapping[str, Any], file: Path) -> dict[str, int]:
+    """Name -> number, from `channel_names`, or `modality` as it was called before."""
+    key = next((key for key in ("channel_names", "modality") if table.get(key)), "")
+    named = table[key] if key else {"0": "image"}
     try:
-        return numbers_of({int(number): str(name) for number, name in dict(named).items()})
-    except (TypeError, ValueError):
+        return numbers_of({int(number): str(name) for number, name in named.items()})
+    except (AttributeError, ValueError):
         raise MedclError(
-            f'{file}: `channel_names` must map numbers to names, such as {{"0": "T2"}}; got {named}'
+            f'{file}: `{key}` must map numbers to names, such as {{"0": "T2"}}; got {named}'
         ) from None
 
 
-def _listed(
-    by_name: Mapping[str, Any], path: Path, chosen: Mapping[str, int]
-) -> Iterator[tuple[str, dict[str, Path], Path | None]]:
+def _files_by_name(
+    by_name: Mapping[str, Any], file: Path
+) -> dict[str, tuple[list[str | None], str | None]]:
+    """Case -> its images, one for each channel, and its label; MedclError where they are none."""
+    found = {}
     for name, item in by_name.items():
         if not isinstance(item, Mapping):
+            raise MedclError(f"{file}: dataset.{name}: expected `images` and `label`, got {item!r}")
+        images, label = item.get("images") or [], item.get("label") or None
+        if not isinstance(images, list) or not all(isinstance(i, str | None) for i in images):
             raise MedclError(
-                f"{path / 'dataset.json'}: dataset.{name}: expected `images` and `label`, got "
-                f"{item!r}"
+                f"{file}: dataset.{name}.images: {images!r}; write a list of paths, one for each "
+                "channel"
             )
-        files = dict(enumerate(item.get("images") or []))
+        if not isinstance(label, str | None):
+            raise MedclError(f"{file}: dataset.{name}.label: {label!r}; write the path of one file")
+        found[name] = (images, label)
+    return found
+
+
+def _listed(
+    by_name: Mapping[str, tuple[list[str | None], str | None]],
+    path: Path,
+    chosen: Mapping[str, int],
+) -> Iterator[tuple[str, dict[str, Path], Path | None]]:
+    for name, (listed_images, label) in by_name.items():
+        files = dict(enumerate(listed_images))
         images = {  # one that is not listed has a name no file has
             key: file_below(path, files.get(number) or f"{name}_{number:04d}: not listed")
             for key, number in chosen.items()
         }
-        label = item.get("label")
         yield name, images if files else {}, file_below(path, label) if label else None
-
-
-def _all_listed(by_name: Mapping[str, Any], path: Path) -> Iterator[Path]:
-    """The images of every channel, used or not."""
-    for item in by_name.values():
-        if isinstance(item, Mapping):
-            yield from (file_below(path, file) for file in item.get("images") or [])
 
 
 def _in_folders(

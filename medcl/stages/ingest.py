@@ -9,6 +9,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def _listed(args: argparse.Namespace) -> tuple[list[tuple[list[Entry], Rules]], 
     if args.settings is None:
         if args.pretrain_on:
             raise MedclError("--pretrain-on: goes with --settings")
-        guessed = guess_sources(args.source)
+        guessed = guess_sources(args.source, tell=partial(print, flush=True))
         dicom = Dicom(keep_identifiers=args.keep_identifiers)
         rules = Rules(volumes, args.modality or "other", dicom=dicom)
         for source in guessed:

@@ -209,7 +209,7 @@ def test_a_volume_that_lacks_slices_of_two_others_is_refused_as_well(tmp_path):
 
 STATIONS = {
     "two": [range(6), range(4, 10)],
-    "unlike": [range(8), range(5, 10)],
+    "unlike": [range(8), range(6, 11)],
     "three": [range(5), range(4, 9), range(7, 12)],
 }
 
@@ -230,6 +230,43 @@ def test_stations_that_overlap_are_volumes_which_say_so(tmp_path, stations, leni
         assert entry.series.findings[0].severity == "warning"
         found = [number + 10 * place for place in places]
         assert entry.series.decode().array[0, 0, 0].tolist() == found
+
+
+BROKEN = {
+    "another quantity": [(range(8), {"DiffusionBValue": 0.0}), (range(5, 10), {})],
+    "another quantity, few shared": [(range(7), {"DiffusionBValue": 0.0}), (range(5, 12), {})],
+    "another time": [
+        (range(7), {"AcquisitionNumber": 1, "TemporalPositionIdentifier": 1}),
+        (range(5, 12), {"AcquisitionNumber": 2, "TemporalPositionIdentifier": 2}),
+    ],
+    "many shared": [(range(1, 10), {"AcquisitionNumber": 1}), (range(5), {"AcquisitionNumber": 2})],
+    "half shared": [(range(6), {"AcquisitionNumber": 1}), (range(4, 8), {"AcquisitionNumber": 2})],
+}
+
+
+@pytest.mark.parametrize("volumes", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_volumes_that_both_were_broken_off_are_no_stations(tmp_path, volumes, lenient):
+    slices = []
+    for number, (places, tags) in enumerate(volumes):
+        tags = tags or {"DiffusionBValue": 800.0}
+        whole = alike(series_of(12), RescaleIntercept=number, **tags)
+        slices += [whole[place] for place in places]
+    put(tmp_path / "p", slices)
+    entries = tree(tmp_path, allow_missing_slices=lenient)
+    assert [codes(entry) for entry in entries.values()] == [["slices_missing_at_end"]] * 2
+    assert [entry.series is not None for entry in entries.values()] == [lenient] * 2
+
+
+def test_a_volume_whose_measure_lacks_a_slice_itself_is_refused(tmp_path):
+    """Places 1 to 9 of ten, and 0 to 4: neither holds all of the other's."""
+    first = alike(series_of(10), DiffusionBValue=0.0)[1:]
+    put(tmp_path / "p", [*first, *alike(series_of(10), DiffusionBValue=800.0)[:5]])
+    entries = tree(tmp_path)
+    for name, told in (("p_b0", "the first 1 of 10 slices"), ("p_b800", "the last 5 of 10")):
+        (finding,) = entries[name].findings
+        assert (finding.code, finding.severity) == ("slices_missing_at_end", "error")
+        assert told in finding.message
 
 
 def test_a_station_that_lacks_a_slice_within_is_refused(tmp_path):

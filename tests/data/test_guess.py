@@ -238,6 +238,44 @@ def test_labels_of_bids_go_to_the_images_they_fit(tmp_path):
     assert [finding.code for finding in second.findings] == ["missing_channel"]
 
 
+def test_labels_of_bids_are_those_of_which_most_images_have_one(tmp_path):
+    """Three label maps of a pipeline for every image, and a mask drawn for one of them."""
+    bids(tmp_path, *(f"sub-{n}/anat/sub-{n}_T1w.nii.gz" for n in (1, 2)))
+    made, drawn = "derivatives/fmriprep/sub-{n}/anat/sub-{n}", "derivatives/manual/sub-{n}/anat"
+    maps = ("dseg", "desc-aseg_dseg", "desc-aparcaseg_dseg", "desc-brain_mask")
+    for n in (1, 2):
+        touch(tmp_path, *(f"{made.format(n=n)}_{name}.nii.gz" for name in maps))
+    told: list[str] = []
+    (source,) = guess_sources(tmp_path, tell=told.append)
+    assert source.labels is None
+    assert "fmriprep/dseg (*_T1w: one label for 0 images, several for 2); to use them" in told[0]
+
+    lesion, cyst = (f"{drawn.format(n=2)}/sub-2_label-{x}_mask.nii.gz" for x in ("lesion", "cyst"))
+    touch(tmp_path, lesion, cyst)
+    told.clear()
+    (source,) = guess_sources(tmp_path, tell=told.append)
+    assert source.labels == "manual/label-*_mask"
+    assert len(told) == 1
+    assert "manual" not in told[0]
+    found = list_entries([source])
+    assert [[name for name, _ in entry.parts] for entry in found] == [[], ["cyst", "lesion"]]
+    assert [entry.findings for entry in found] == [(), ()]
+
+    again = [lesion.replace("_label", f"_desc-{reader}_label") for reader in "ab"]
+    touch(tmp_path, *again)
+    told.clear()
+    (source,) = guess_sources(tmp_path, tell=told.append)
+    assert source.labels is None
+    assert "manual/label-*_mask (*_T1w: one label for 0 images, several for 1)" in told[0]
+
+
+def test_labels_of_bids_that_are_all_used_are_not_told(tmp_path):
+    bids(tmp_path, "sub-1/anat/sub-1_T1w.nii", "derivatives/m/sub-1/anat/sub-1_dseg.nii")
+    told: list[str] = []
+    (source,) = guess_sources(tmp_path, tell=told.append)
+    assert (source.labels, told) == ("m/dseg", [])
+
+
 def test_a_description_without_subjects_is_no_bids(tmp_path):
     bids(tmp_path, "a.nii")
     assert [s.layout for s in guessed(tmp_path)] == ["files"]

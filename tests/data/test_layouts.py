@@ -106,6 +106,21 @@ def test_an_image_that_nnunets_table_does_not_list_is_missing(raw) -> None:
         entries(raw, layout="nnunet", channel="ADC")
 
 
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"images": "imagesTr/a.nii.gz"}, r"images: 'imagesTr/a\.nii\.gz'; write a list of paths"),
+        ({"images": [3], "label": "l.nii"}, r"images: \[3\]; write a list of paths"),
+        ({"images": ["a.nii"], "label": ["l.nii"]}, r"label: \['l\.nii'\]; write the path of one"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["nnunet", "msd"])
+def test_files_of_nnunets_table_that_are_no_paths_are_refused(raw, item, message, layout) -> None:
+    (raw / "dataset.json").write_text(json.dumps(TWO_CHANNELS | {"dataset": {"x": item}}))
+    with pytest.raises(MedclError, match=rf"dataset\.json: dataset\.x\.{message}"):
+        entries(raw, layout=layout)
+
+
 def test_files_that_nnunets_table_does_not_list_are_told(raw) -> None:
     listed = {"p_01": {"images": [f"imagesTr/p_01_000{n}.nii.gz" for n in (0, 1)],
                        "label": "labelsTr/p_01.nii.gz"}}  # fmt: skip
@@ -381,12 +396,45 @@ def test_channels_the_decathlon_lists_as_files_are_those_of_one_case(tmp_path) -
 
 
 @pytest.mark.parametrize(
+    ("image", "label", "names"),
+    [
+        ("i/{kind}_{n}.nii", "l/p_{n}.nii", ["p_1", "p_2"]),
+        ("i/{kind}_{n}.nii", None, ["flair_1", "flair_2"]),
+        ("i/mr_{kind}_{n}.nii", "l/p_{n}.nii", ["p_1", "p_2"]),
+        ("{n}/{kind}.nii", "{n}/seg.nii", ["1", "2"]),
+        ("p{n}/{kind}.nii", None, ["p1", "p2"]),
+        ("i/p_{n}_{kind}.nii", "l/x_{n}.nii", ["p_1", "p_2"]),
+    ],
+)
+def test_cases_of_several_files_have_names_of_their_own(tmp_path, image, label, names) -> None:
+    pairs = [
+        {
+            "image": [image.format(n=n, kind=kind) for kind in ("flair", "t1")],
+            "label": label and label.format(n=n),
+        }
+        for n in (1, 2)
+    ]
+    decathlon(tmp_path, *pairs)
+    found = list_entries([Source(layout="msd")], str(tmp_path))
+    assert [(entry.case, entry.findings) for entry in found] == [(name, ()) for name in names]
+
+
+@pytest.mark.parametrize(
     ("image", "label", "keys", "message"),
     [
         (["a.nii", "b.nii"], "l.nii", {"modality": {"0": "T1"}},
-         r"a\.nii is the first of 2 images of a case, but `modality` names 0 T1; name each by"),
+         r"a\.nii is the first of 2 images of a case, but `modality` names 0 T1; name each"),
         (["a.nii", "b.nii"], "l.nii", {"modality": {"1": "T1", "2": "T2"}}, "names 1 T1, 2 T2"),
-        (["a.nii", "b.nii"], "l.nii", {"modality": {}}, "names 0 image; name each by its place"),
+        (["a.nii", "b.nii"], "l.nii", {"modality": {}}, "names 0 image; name each channel by its"),
+        ("a.nii", "l.nii", {"modality": {"1": "T1", "2": "T2"}},
+         r"a\.nii is the image of a case, but `modality` names 1 T1, 2 T2; .* from 0 on"),
+        ("a.nii", "l.nii", {"modality": {"1": "T1"}}, "names 1 T1"),
+        ("a.nii", "l.nii", {"modality": ["T1"]}, "`modality` must map numbers to names"),
+        ("a.nii", "l.nii", {"test": "abc"}, "`test` is 'abc', no list of images; it needs"),
+        ("a.nii", "l.nii", {"test": [{"label": "l.nii"}]}, "`test` lists {'label': 'l.nii'}"),
+        ("a.nii", "l.nii", {"test": [5]}, "image 5: expected a path"),
+        ("a.nii", "l.nii", {"training": "abc"}, "`training` is 'abc'; it needs `training`, a list"),
+        ("a.nii", "l.nii", {"training": [{"image": "a.nii"}]}, "`training` lists {'image': 'a"),
         ([], "l.nii", {}, r"image \[\]: expected a path, or a list with one for each channel"),
         ([{"path": "a.nii"}], "l.nii", {}, "expected a path, or a list"),
         (7, "l.nii", {}, "image 7: expected a path"),

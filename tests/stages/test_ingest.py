@@ -388,6 +388,17 @@ def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path):
         run("--settings", settings(tmp_path / "absent"), "--out", tmp_path / "out")
 
 
+def test_labels_of_bids_that_a_guess_leaves_out_are_told(tmp_path, capsys):
+    put(tmp_path / "sub-1/anat/sub-1_T1w.nii", image())
+    (tmp_path / "dataset_description.json").write_text("{}")
+    for name in ("dseg", "desc-aseg_dseg"):
+        put(tmp_path / f"derivatives/fmriprep/sub-1/anat/sub-1_{name}.nii", label(1))
+    run("--source", tmp_path, "--out", tmp_path / "out", "--modality", "MR")
+    printed = capsys.readouterr().out
+    assert "labels not used: fmriprep/dseg (*_T1w: one label for 0 images, several for" in printed
+    assert "read as layout bids: images T1w\n" in printed
+
+
 def test_a_folder_nobody_described_is_read_and_shown(good, capsys):
     put(good / "labels" / "good.nii", label(3, 200))
     run("--source", good, "--out", good / "out", "--modality", "CT")
