@@ -18,7 +18,7 @@ from medcl.data.sources import label_files, list_entries, without_labels
 from medcl.data.structures import Naming
 from medcl.errors import MedclError
 
-OF_LABELS = {"label_without_image", "several_labels", "label_ambiguous", "label_of_other_channel"}
+OF_LABELS = {"label_without_image", "several_labels", "label_of_other_channel"}
 
 
 def list_dataset(dataset: Dataset, dicom: Dicom) -> list[Entry]:

@@ -53,13 +53,71 @@ def test_a_file_that_fits_the_pattern_of_labels_is_skipped_as_an_image(tmp_path)
     ]
 
 
-def test_masks_beside_images_are_known_by_their_subject_or_their_class(tmp_path):
-    keys = {"layout": "folders", "images": "{subject}.nii", "labels": "{subject}_{class}.nii"}
+MASKS = {"layout": "folders", "images": "{subject}.nii", "labels": "{subject}_{class}.nii"}
+
+
+def parts(entries: list[Entry]) -> dict[str, list[str]]:
+    """Case -> its masks; of what is not used, or with an error, nothing."""
+    return {e.case: [Path(path).stem for _, path in e.parts] for e in entries
+            if e.image and not e.skipped and not e.findings}  # fmt: skip
+
+
+def test_masks_beside_images_are_known_by_their_class(tmp_path):
     touch(tmp_path, "p_1.nii", "p_1_liver.nii", "p_1_spleen.nii", "p_2.nii", "p_3_liver.nii")
-    entries = listed(tmp_path, keys, naming=Naming({"liver": 1}))
-    assert list(used(entries)) == ["p_1", "p_2"]
-    assert [name for name, _ in entries[0].parts] == ["liver", "spleen"]
+    entries = listed(tmp_path, MASKS, naming=Naming({"liver": 1}, ignored=["spleen"]))
+    assert parts(entries) == {"p_1": ["p_1_liver", "p_1_spleen"], "p_2": []}
     assert [e.label and Path(e.label).name for e in entries if e.image is None] == ["p_3_liver.nii"]
+
+
+def test_an_image_with_masks_of_its_own_is_no_mask_of_another(tmp_path):
+    touch(tmp_path, "p.nii", "p_fu.nii", "p_liver.nii", "p_fu_liver.nii")
+    liver = Naming({"liver": 1})
+    own = {"p": ["p_liver"], "p_fu": ["p_fu_liver"]}
+    assert parts(listed(tmp_path, MASKS, naming=liver)) == own
+    assert list(parts(listed(tmp_path, MASKS, naming=liver, labels=False))) == ["p", "p_fu"]
+    touch(tmp_path / "x", "case.nii", "case_1.nii", "case_2.nii")
+    touch(tmp_path / "x", "case_1_liver.nii", "case_2_liver.nii")
+    assert parts(listed(tmp_path / "x", MASKS, naming=liver)) == {
+        "case": [], "case_1": ["case_1_liver"], "case_2": ["case_2_liver"],
+    }  # fmt: skip
+
+
+def test_a_mask_of_one_of_two_images_is_refused_and_not_given_to_either(tmp_path):
+    touch(tmp_path, "p.nii", "p_left.nii", "p_kidney.nii", "p_left_kidney.nii")
+    kidneys = Naming({"kidney": 1, "left_kidney": 2})
+    assert told(listed(tmp_path, MASKS, naming=kidneys)) == [
+        ("p.nii", "label_ambiguous", False),
+        ("p_left.nii", "label_ambiguous", False),
+        ("p_kidney.nii", "label_among_images", True),
+        ("p_left_kidney.nii", "label_among_images", True),
+    ]
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize(
+    ("files", "classes"),
+    [
+        ("p p_liver p_2", ["liver"]),  # another visit, or a structure nobody named
+        ("p p_tumour p_tumour_liver p_2", ["liver", "tumour"]),
+    ],
+)
+def test_what_may_be_an_image_or_a_mask_is_refused(tmp_path, files, classes, labels):
+    touch(tmp_path, *(f"{file}.nii" for file in files.split()))
+    naming = Naming({name: value for value, name in enumerate(classes, 1)})
+    entries = listed(tmp_path, MASKS, naming=naming, labels=labels)
+    found = [(e.case, f.code, f.severity) for e in entries for f in e.findings if not e.skipped]
+    assert ("p_2", "label_ambiguous", "error") in found
+    assert list(parts(entries)) == ["p"]
+    keys = MASKS | {"images": "{subject}.nii"}
+    joined = joining(dataset(tmp_path, "o", **keys), Dicom())
+    assert ("p_2.nii", "label_ambiguous", False) in told(joined)
+
+
+def test_a_class_of_two_words_is_no_mask_on_the_first(tmp_path):
+    touch(tmp_path, "p.nii", "p_liver.nii", "p_tumour.nii", "p_liver_tumour.nii", "p_livr.nii")
+    naming = Naming({"liver": 1, "tumour": 2, "liver_tumour": 3})
+    entries = listed(tmp_path, MASKS, naming=naming)
+    assert parts(entries) == {"p": ["p_liver", "p_liver_tumour", "p_livr", "p_tumour"]}
 
 
 def test_images_that_all_fit_the_pattern_of_labels_are_refused_by_key(tmp_path):
