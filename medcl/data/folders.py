@@ -18,6 +18,7 @@ from medcl.data.entries import (
     suffix_of,
     unlisted,
     walk,
+    with_aside,
 )
 from medcl.data.patterns import Pattern, Reading, key_of
 from medcl.data.structures import Naming
@@ -86,8 +87,8 @@ def folders(
         )
     known = dict.fromkeys(key for key, _ in images)
     sorted_labels = _labels(marks, known, naming) if labels else _Labels()
-    for key, file in images:
-        yield _entry(key, file, source, sorted_labels, masks=masks)
+    entries = (_entry(key, file, source, sorted_labels, masks=masks) for key, file in images)
+    yield from entries if labels else with_aside(entries, marks)
     for key, file in found:
         if file in marks:
             told = among_images(str(file), f"fits the pattern of the labels, '{source.labels}'")

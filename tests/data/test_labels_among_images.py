@@ -1,13 +1,14 @@
 """What is known to be a label is never an image: nothing is pretrained on a label map."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from medcl.config import Dataset, Dicom, Source
-from medcl.data.channel_lists import Channels
-from medcl.data.combined import joining, list_dataset
+from medcl.data.channel_lists import NONE, Channels
+from medcl.data.combined import images_of, joining, list_dataset
 from medcl.data.entries import Entry
 from medcl.data.sources import list_entries
 from medcl.data.structures import Naming
@@ -40,6 +41,10 @@ def told(entries: list[Entry]) -> list[tuple[str, str, bool]]:
 def dataset(root: Path, name: str, **keys) -> Dataset:
     content = {"name": name, "root": str(root), "modality": "MR", "classes": {"liver": 1}}
     return Dataset.model_validate(content | {"sources": [keys]})
+
+
+def joined(dataset: Dataset, others: Sequence[Entry] = ()) -> list[Entry]:
+    return joining(dataset, images_of(dataset, Dicom(), NONE), others)
 
 
 def test_a_file_that_fits_the_pattern_of_labels_is_skipped_as_an_image(tmp_path):
@@ -109,8 +114,8 @@ def test_what_may_be_an_image_or_a_mask_is_refused(tmp_path, files, classes, lab
     assert ("p_2", "label_ambiguous", "error") in found
     assert list(parts(entries)) == ["p"]
     keys = MASKS | {"images": "{subject}.nii"}
-    joined = joining(dataset(tmp_path, "o", **keys), Dicom())
-    assert ("p_2.nii", "label_ambiguous", False) in told(joined)
+    pool = joined(dataset(tmp_path, "o", **keys))
+    assert ("p_2.nii", "label_ambiguous", False) in told(pool)
 
 
 def test_a_class_of_two_words_is_no_mask_on_the_first(tmp_path):
@@ -169,7 +174,7 @@ def test_a_labelled_image_that_is_a_label_too_is_an_error(tmp_path, rows):
 def test_no_label_map_joins_the_pool_of_another_dataset(tmp_path, keys, label, cases):
     touch(tmp_path, "p1.nii", label, "p2.nii")
     (tmp_path / "t.csv").write_text("case,image,label\np1,p1.nii,p1_seg.nii\nq,p1_seg.nii,\n")
-    found = joining(dataset(tmp_path, "o", **keys), Dicom())
+    found = joined(dataset(tmp_path, "o", **keys))
     assert list(used(found)) == cases
     assert set(used(found).values()) == {None}
     assert told(found) == [(label, "label_among_images", True)]
@@ -178,21 +183,53 @@ def test_no_label_map_joins_the_pool_of_another_dataset(tmp_path, keys, label, c
 def test_labels_that_are_not_there_stop_no_pretraining(tmp_path):
     touch(tmp_path, "p1.nii")
     keys = FLAT | {"labels": "labels/{subject}.nii"}
-    assert list(used(joining(dataset(tmp_path, "o", **keys), Dicom()))) == ["o.p1"]
+    assert list(used(joined(dataset(tmp_path, "o", **keys)))) == ["o.p1"]
 
 
 def test_labels_of_the_labelled_dataset_are_no_images_of_those_it_is_pretrained_on(tmp_path):
     touch(tmp_path, "images/p1.nii", "labels/p1.nii", "more/p2.nii")
     keys = {"layout": "folders", "images": "images/{subject}.nii", "labels": "labels/{subject}.nii"}
     labelled = list_dataset(dataset(tmp_path, "d", **keys), Dicom())
-    found = joining(dataset(tmp_path, "o", layout="files"), Dicom(), labelled)
+    found = joined(dataset(tmp_path, "o", layout="files"), labelled)
     assert list(used(found)) == ["o.images_p1", "o.more_p2"]
     assert told(found) == [("p1.nii", "label_among_images", True)]
+
+
+BIDS = {"layout": "bids", "images": "T1w", "labels": "m/dseg"}
+
+
+@pytest.mark.parametrize(
+    ("source", "files", "drawn"),
+    [
+        (FLAT, ["p1.nii"], ["p1_seg.nii", "p2_seg.nii"]),
+        (FLAT | {"labels": "l/{subject}.nii"}, ["p1.nii"], ["l/p1.nii", "l/p2.nii"]),
+        (FLAT | {"labels": "{subject}_{class}.nii"}, ["p1.nii"], ["p1_liver.nii"]),
+        (
+            BIDS,
+            ["sub-1/sub-1_T1w.nii"],
+            [f"derivatives/m/sub-{n}/sub-{n}_dseg.nii" for n in (1, 2)],
+        ),
+        ({"layout": "csv", "path": "t.csv"}, ["p1.nii"], ["p1_seg.nii", "p2_seg.nii"]),
+    ],
+)
+def test_labels_that_nobody_asked_for_are_no_images_of_another_source(
+    tmp_path, source, files, drawn
+):
+    touch(tmp_path, *files, *drawn)
+    (tmp_path / "t.csv").write_text("case,image,label\nx,p1.nii,p1_seg.nii\ny,,p2_seg.nii\n")
+    naming = Naming({"liver": 1})
+    entries = listed(tmp_path, source, {"layout": "files"}, labels=False, naming=naming)
+    images = {Path(str(e.image)).name for e in entries if e.image and not e.skipped}
+    assert images == {Path(file).name for file in files}
+    own = dataset(tmp_path, "o", **source)
+    every = images_of(own, Dicom(), NONE)
+    pool = joined(dataset(tmp_path, "f", layout="files"), every)
+    assert [Path(str(e.image)).name for e in pool if not e.skipped] == [Path(files[0]).name]
 
 
 def test_classes_of_a_dataset_that_is_pretrained_on_are_not_compared(tmp_path):
     pair = {"image": "a.nii", "label": "b.nii"}
     table = {"modality": {"0": "MR"}, "labels": {"1": "lung"}, "training": [pair]}
     (touch(tmp_path, "a.nii", "b.nii") / "dataset.json").write_text(json.dumps(table))
-    (entry,) = joining(dataset(tmp_path, "o", layout="msd"), Dicom())
+    (entry,) = joined(dataset(tmp_path, "o", layout="msd"))
     assert (entry.case, entry.label, entry.findings) == ("o.a", None, ())
