@@ -20,10 +20,9 @@ from medcl.data.channel_lists import Channels
 from medcl.data.combined import check_alike, images_of, joining, list_dataset
 from medcl.data.contract import Outcome, Rules, wrong
 from medcl.data.entries import Entry, listed
-from medcl.data.guess import guess_sources
 from medcl.data.header_pass import check_headers
-from medcl.data.sources import list_entries
 from medcl.data.thumbnails import SIDE, write_thumbnails
+from medcl.data.undescribed import list_undescribed
 from medcl.data.voxel_pass import check_voxels
 from medcl.errors import MedclError
 from medcl.files import write_json, write_text
@@ -106,15 +105,15 @@ def _listed(args: argparse.Namespace) -> tuple[list[tuple[list[Entry], Rules]], 
     if args.settings is None:
         if args.pretrain_on:
             raise MedclError("--pretrain-on: goes with --settings")
-        guessed = guess_sources(args.source)
         dicom = Dicom(keep_identifiers=args.keep_identifiers)
+        guessed, entries = list_undescribed(args.source, dicom)
         rules = Rules(volumes, args.modality or "other", dicom=dicom)
         for source in guessed:
             keys = {"images": source.images, "labels": source.labels}
             shown = ", ".join(f"{key} {value}" for key, value in keys.items() if value)
             more = f": {shown}" if shown else ""
             print(f"{args.source}: read as layout {source.layout}{more}", flush=True)
-        return [(list_entries(guessed, ".", dicom), rules)], len(guessed)
+        return [(entries, rules)], len(guessed)
     if args.modality is not None:
         raise MedclError("--modality: goes with --source; with --settings it is a key there")
     datasets = [load_section(Dataset, text) for text in (args.settings, *args.pretrain_on)]
