@@ -11,7 +11,16 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from medcl.config import Source
 from medcl.data.cases import COLUMNS
 from medcl.data.checks import Finding
-from medcl.data.entries import Entry, case_name, listed, lonely_label, stem_of, suffix_of, walk
+from medcl.data.entries import (
+    Entry,
+    case_name,
+    listed,
+    lonely_label,
+    stem_of,
+    suffix_of,
+    walk,
+    with_aside,
+)
 from medcl.data.text_table import read_text_table
 from medcl.errors import MedclError
 
@@ -54,8 +63,23 @@ class Named:
         return same_space and all(image.entities.get(key) == value for key, value in own.items())
 
 
-def bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
-    """Images by suffix and entities; labels among the derivatives, by the entities they repeat."""
+def bids(source: Source, path: Path, where: str, *, labels: bool = True) -> Iterator[Entry]:
+    """Images by suffix and entities; labels among the derivatives, by the entities they repeat.
+
+    Without `labels` they are only set aside, if there are any.
+    """
+    if labels or not source.labels:
+        yield from _bids(source, path, where)
+        return
+    try:
+        drawn = [label.path for label in _derivatives(path, source.labels, where)]
+    except MedclError:
+        drawn = []
+    blind = source.model_copy(update={"labels": None})
+    yield from with_aside(_bids(blind, path, where), drawn)
+
+
+def _bids(source: Source, path: Path, where: str) -> Iterator[Entry]:
     if not source.images:
         raise MedclError(
             f"{where}.images: this key is required by layout bids: a suffix, such as T1w, or "

@@ -13,12 +13,12 @@ from dataclasses import replace
 from medcl.config import Dataset, Dicom
 from medcl.data.cases import Case
 from medcl.data.channel_lists import Channels
-from medcl.data.entries import Entry, person_of
+from medcl.data.entries import Entry, person_of, with_aside
 from medcl.data.sources import label_files, list_entries, without_labels
 from medcl.data.structures import Naming
 from medcl.errors import MedclError
 
-OF_LABELS = {"label_without_image", "several_labels", "label_ambiguous", "label_of_other_channel"}
+OF_LABELS = {"label_without_image", "several_labels", "label_of_other_channel"}
 
 
 def list_dataset(dataset: Dataset, dicom: Dicom) -> list[Entry]:
@@ -29,11 +29,11 @@ def list_dataset(dataset: Dataset, dicom: Dicom) -> list[Entry]:
 
 
 def images_of(dataset: Dataset, dicom: Dicom, channels: Channels) -> list[Entry]:
-    """Every image of a dataset, its labels left aside."""
+    """Every image of a dataset; the first has its labels `aside`."""
     found = list_entries(
         dataset.sources, dataset.root, dicom, channels, Naming.of(dataset), labels=False
     )
-    return [
+    images = (
         replace(
             entry,
             label=None,
@@ -42,21 +42,21 @@ def images_of(dataset: Dataset, dicom: Dicom, channels: Channels) -> list[Entry]
         )
         for entry in found
         if entry.image is not None or not any(f.code in OF_LABELS for f in entry.findings)
-    ]
+    )
+    return list(with_aside(images, label_files(found)))
 
 
-def joining(dataset: Dataset, dicom: Dicom, labelled: Sequence[Entry] = ()) -> list[Entry]:
-    """Every image of a dataset that is pretrained on, told apart by the dataset's name.
+def joining(dataset: Dataset, images: Sequence[Entry], others: Sequence[Entry] = ()) -> list[Entry]:
+    """The images of a dataset that is pretrained on, told apart by the dataset's name.
 
-    The labels of the `labelled` dataset are none of them.
+    The labels of the `others`, entries of the datasets used with it, are none of them.
     """
     name = dataset.name
     joined = []
-    images = images_of(dataset, dicom, Channels.of(dataset))
-    for entry in without_labels(images, label_files(labelled)):
+    for entry in without_labels(images, label_files(others)):
         subject, guessed = person_of(entry)
         case = f"{name}.{entry.case}"
-        named = replace(entry, case=case, subject=f"{name}/{subject}", dataset=name)
+        named = replace(entry, case=case, subject=f"{name}/{subject}", dataset=name, aside=())
         joined.append(named.but(*guessed))
     return joined
 

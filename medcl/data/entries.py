@@ -38,6 +38,8 @@ class Entry:
     subject None: the DICOM header or the case name says. modality None: header or dataset say;
     the pass over the headers fills in both, `modalities`, those of the channels, and `grid`: shape,
     spacing in mm and orientation.
+
+    `aside`: labels that are known and not wanted, of this case or of its source; none is an image.
     """
 
     case: str
@@ -59,6 +61,7 @@ class Entry:
     dataset: str = ""
     grid: tuple[tuple[int, int, int], tuple[float, float, float], str] | None = None
     modalities: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
 
     @property
     def images(self) -> tuple[ChannelFile, ...]:
@@ -74,6 +77,14 @@ class Entry:
     def but(self, *findings: Finding, skipped: bool = False) -> Entry:
         """The same entry with more findings."""
         return replace(self, findings=(*self.findings, *findings), skipped=skipped or self.skipped)
+
+
+def with_aside(entries: Iterator[Entry], labels: Iterable[object]) -> Iterator[Entry]:
+    """The entries of a source, the first of which knows its labels."""
+    for first in entries:
+        yield replace(first, aside=tuple(map(str, labels)))
+        break
+    yield from entries
 
 
 def not_used(used: set[Path], source: Source) -> Iterator[Entry]:

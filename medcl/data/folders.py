@@ -18,6 +18,7 @@ from medcl.data.entries import (
     suffix_of,
     unlisted,
     walk,
+    with_aside,
 )
 from medcl.data.patterns import Pattern, Reading, key_of
 from medcl.data.structures import Naming
@@ -66,18 +67,19 @@ def folders(
     if not found:
         raise pattern.no_match(path)
     marks: dict[Path, list[Reading]] = {}
+    unclear: dict[Path, Finding] = {}
     masks = False
     if source.labels:
         drawn = Pattern(source.labels, f"{where}.labels", ("subject", "visit", "class"))
         masks = "class" in drawn
-        marks = _marks(dict(drawn.paths(path)), found, naming)
+        marks, unclear = _marks(dict(drawn.paths(path)), found, naming)
         if labels and ("visit" in pattern) != ("visit" in drawn):
             raise MedclError(
                 f"{where}: {{visit}} stands in one of images and labels; use it in both"
             )
-        if labels and not marks:
+        if labels and not marks and not unclear:
             raise drawn.no_match(path)
-    images = [(key, file) for key, file in found if file not in marks]
+    images = [(key, file) for key, file in found if file not in marks and file not in unclear]
     if not images:
         raise MedclError(
             f"{where}.labels: all {len(found)} paths that fit '{source.images}', such as "
@@ -85,12 +87,14 @@ def folders(
         )
     known = dict.fromkeys(key for key, _ in images)
     sorted_labels = _labels(marks, known, naming) if labels else _Labels()
-    for key, file in images:
-        yield _entry(key, file, source, sorted_labels, masks=masks)
+    entries = (_entry(key, file, source, sorted_labels, masks=masks) for key, file in images)
+    yield from entries if labels else with_aside(entries, marks)
     for key, file in found:
         if file in marks:
             told = among_images(str(file), f"fits the pattern of the labels, '{source.labels}'")
             yield _entry(key, file, source, _Labels(), masks=False).but(told, skipped=True)
+        elif file in unclear:
+            yield _entry(key, file, source, _Labels(), masks=False).but(unclear[file])
     yield from _lonely(sorted_labels, known, source, masks=masks)
     yield from not_used({*(file for _, file in found), *marks}, source)
 
@@ -132,23 +136,55 @@ def _entry(key: Key, file: Path, source: Source, labels: _Labels, *, masks: bool
 
 def _marks(
     fitting: Mapping[Path, list[Reading]], images: Sequence[tuple[Key, Path]], naming: Naming
-) -> dict[Path, list[Reading]]:
-    """The files that are labels, of those that fit their pattern.
+) -> tuple[dict[Path, list[Reading]], dict[Path, Finding]]:
+    """The files that are labels, of those that fit their pattern, and those that may be images.
 
-    `{subject}_{class}.nii.gz` fits an image `p_1.nii.gz` beside its masks as well: that is a mask
-    only if there is an image of `p`, or if 1 is a class.
+    `{subject}_{class}.nii.gz` fits an image `p_fu.nii.gz` beside its masks as well. That is an
+    image if there is a mask of it, `p_fu_liver.nii.gz`, and `fu` is no class.
     """
-    keys, files = {key for key, _ in images}, {file for _, file in images}
+    key_at = {file: key for key, file in images}
+    keys = set(key_at.values())
+    drawn_on: dict[Key, list[Path]] = defaultdict(list)  # by masks whose class is known
+    for file, readings in fitting.items():
+        for reading in readings:
+            if "class" in reading and naming.knows(reading["class"]):
+                drawn_on[key_of(reading)].append(file)
+    marks: dict[Path, list[Reading]] = {}
+    unclear: dict[Path, Finding] = {}
+    for file, readings in fitting.items():
+        if file not in key_at or "class" not in readings[0]:
+            marks[file] = readings
+            continue
+        own = key_at[file]
+        masks = [other for other in drawn_on[own] if other != file]
+        of_others = [r for r in readings if key_of(r) in keys and key_of(r) != own]
+        if naming.classes is None:
+            is_mask, may_be = bool(of_others), False
+        elif any(naming.knows(r["class"]) or naming.resembles(r["class"]) for r in readings):
+            # p_liver_tumour is a mask on p_liver only if it can be none of p.
+            masks = [m for m in masks if _is_of(own, fitting[m], naming)]
+            is_mask, may_be = not masks, bool(masks and of_others)
+        else:
+            is_mask, may_be = False, bool(of_others) and not masks
+        if is_mask:
+            marks[file] = readings
+        elif may_be:
+            unclear[file] = _image_or_mask(file, of_others[0])
+    return marks, unclear
 
-    def is_mask(reading: Reading) -> bool:
-        named = naming.classes is not None and naming.knows(reading["class"])
-        return named or key_of(reading) in keys
 
-    return {
-        file: readings
-        for file, readings in fitting.items()
-        if file not in files or "class" not in readings[0] or any(map(is_mask, readings))
-    }
+def _is_of(key: Key, readings: Sequence[Reading], naming: Naming) -> bool:
+    """Whether a mask is one of this image and of no other by the classes that are known."""
+    return all(key_of(r) == key for r in readings if naming.knows(r["class"]))
+
+
+def _image_or_mask(file: Path, reading: Reading) -> Finding:
+    told = f"{file}: an image, or '{reading['class']}' of {_called(key_of(reading))}"
+    remedy = (
+        "name the class under `structures` or `ignored_structures` if it is a mask; else give "
+        "masks a folder or a mark of their own"
+    )
+    return Finding("label_ambiguous", "error", told, remedy)
 
 
 def _labels(marks: Mapping[Path, list[Reading]], known: Container[Key], naming: Naming) -> _Labels:

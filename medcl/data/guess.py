@@ -13,7 +13,15 @@ from medcl.data.case_table import TABLES
 from medcl.data.channel_lists import NONE, Channels
 from medcl.data.dicom import is_dicom
 from medcl.data.entries import stem_of, suffix_of, visible_files, walk
-from medcl.data.name_marks import ALONE, Marks, channel_of, label_marks, marks_of
+from medcl.data.name_marks import (
+    ALONE,
+    FOLDER,
+    Marks,
+    channel_of,
+    label_like,
+    label_marks,
+    marks_of,
+)
 from medcl.data.nnunet import FOLDERS
 from medcl.data.volume import SUFFIXES
 from medcl.errors import MedclError
@@ -23,13 +31,18 @@ IMAGES = re.compile(r"images?|imgs?|scans?|volumes?", re.IGNORECASE)
 
 
 def guess_sources(
-    path: Path, channels: Channels = NONE, tell: Callable[[str], object] | None = None
+    path: Path,
+    channels: Channels = NONE,
+    *,
+    labels: bool = True,
+    tell: Callable[[str], object] | None = None,
 ) -> list[Source]:
     """The layout of a folder or file nobody described; paths are seen from the working folder.
 
     Labels are named where there are some, objects of a DICOM tree that mark structures included.
     Files of several `channels` are known by nnU-Net's number or by the channel's name at the end
-    of their names. `tell` is given a sentence on labels that are there and not named.
+    of their names. `tell` is given a sentence on labels that are there and not named. Raises
+    MedclError where `labels` are wanted and it is not clear whose they are.
     """
     if not path.exists():
         raise MedclError(f"{path}: no such file or folder; check --source")
@@ -51,13 +64,38 @@ def guess_sources(
         return [_guess_folders(path, images, maps, channels) for images, maps in pairs]
     if flat := _guess_beside(path, [path], channels):
         below = [folder for folder in sorted(path.iterdir()) if _holds_images(folder)]
-        more = (source for folder in below for source in guess_sources(folder, channels, tell))
-        return [flat, *more]
+        if labels and (maps := [folder for folder in below if FOLDER.fullmatch(folder.name)]):
+            raise _unknown(path, str(maps[0]))
+        more = [guess_sources(folder, channels, labels=labels, tell=tell) for folder in below]
+        return [flat, *(source for found in more for source in found)]
     if any(_holds_dicom(files) for _, files in walk(path)):
         return [_source(layout="dicom", path=text, labels="*")]
     if nested := _guess_nested(path, channels):
         return [nested]
+    if labels and (drawn := labels_among(path)):
+        raise _unknown(path, min(drawn))
     return [_source(layout="files", path=text)]
+
+
+def labels_among(root: Path) -> dict[str, str]:
+    """The volumes below a folder that look like labels by their folder or name -> why."""
+    volumes = [file for _, files in walk(root) for file in files if suffix_of(file.name)]
+    stems = label_like({stem_of(file.name) for file in volumes})
+    found = {}
+    for file in volumes:
+        folders = file.relative_to(root).parts[:-1]
+        if maps := next((name for name in folders if FOLDER.fullmatch(name)), None):
+            found[str(file)] = f"lies in '{maps}', a folder of labels by its name"
+        elif stem_of(file.name) in stems:
+            found[str(file)] = "is a label by its name"
+    return found
+
+
+def _unknown(path: Path, label: str) -> MedclError:
+    return MedclError(
+        f"{path}: holds labels, such as {label}, but which image each belongs to is not known; "
+        "describe it in a dataset YAML, see config/README.md"
+    )
 
 
 def _source(**keys: str | dict[str, str] | None) -> Source:
@@ -97,6 +135,12 @@ def _guess_folders(path: Path, images: str, maps: str, channels: Channels) -> So
     """`maps` need not be there; raises MedclError where no file of `images` is an image."""
     files, drawn = ([f.name for f in _volumes(path / folder)] for folder in (images, maps))
     if not files:
+        if deeper := next((f for _, files in walk(path / images) for f in files if
+                           suffix_of(f.name)), None):  # fmt: skip
+            raise MedclError(
+                f"{path / images}: images lie in folders of their own, such as {deeper}; describe "
+                f"it in a dataset YAML, layout folders, images: {_nested_pattern(path, deeper)}"
+            )
         raise MedclError(f"{path / images}: no images ({', '.join(SUFFIXES)}); check --source")
     stems = [stem_of(file) for file in files]
     marks = marks_of(stems, [stem_of(file) for file in drawn])
@@ -112,6 +156,13 @@ def _guess_folders(path: Path, images: str, maps: str, channels: Channels) -> So
         )
     pattern = _pattern(f"{images}/", marks.before_image, channel, files)
     return _source(layout="folders", path=str(path), images=pattern, labels=labels)
+
+
+def _nested_pattern(path: Path, image: Path) -> str:
+    """images/p1/p1_ct.nii.gz -> images/{subject}/{subject}_ct.nii.gz."""
+    images, subject, *parts = image.relative_to(path).parts
+    *between, name = (part.replace(subject, "{subject}") for part in parts)
+    return "/".join((images, "{subject}", *("*" for _ in between), name))
 
 
 def _guess_beside(path: Path, folders: Sequence[Path], channels: Channels) -> Source | None:

@@ -14,11 +14,10 @@ from medcl.data.checks import Finding, check_image
 from medcl.data.combined import images_of
 from medcl.data.dicom import Series, read_series
 from medcl.data.entries import ChannelFile, Entry
-from medcl.data.guess import guess_sources
 from medcl.data.headers import read_header
 from medcl.data.plan import ORIENTATION, Plan
 from medcl.data.preprocess import Geometry
-from medcl.data.sources import list_entries
+from medcl.data.undescribed import list_undescribed
 from medcl.data.volume import Volume, VolumeError, reorient
 from medcl.errors import MedclError
 
@@ -39,8 +38,7 @@ def list_scans(path: Path, plan: Plan) -> list[Entry]:
     """The scans of a file or folder, or those a dataset YAML describes; labels are not read."""
     channels = Channels(tuple(channel.name for channel in plan.inputs), plan.reference)
     if path.suffix.lower() not in (".yaml", ".yml"):
-        sources = guess_sources(path, channels)
-        return list_entries(sources, dicom=plan.dicom, channels=channels, labels=False)
+        return list_undescribed(path, plan.dicom, channels, labels=False)[1]
     dataset = load_section(Dataset, str(path))
     if set(dataset.channel_names) not in (set(), set(channels.names)):
         raise MedclError(

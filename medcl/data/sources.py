@@ -30,10 +30,11 @@ from medcl.data.nnunet import nnunet
 from medcl.data.structures import Naming
 from medcl.errors import MedclError
 
-LAYOUTS = {"files": files, "bids": bids, "nnssl": nnssl}
+LAYOUTS = {"files": files, "nnssl": nnssl}
 # Where a table says which channels there are.
 TABLED = {"csv": csv_table, "msd": msd, "nnunet": nnunet}
 ANY = Naming()
+ASIDE = "a label by the description of its source"
 
 
 def list_entries(
@@ -116,6 +117,8 @@ def _plain(
 ) -> Iterator[Entry]:
     if source.layout == "folders":
         return folders(source, path, where, naming, labels=labels)
+    if source.layout == "bids":
+        return bids(source, path, where, labels=labels)
     return LAYOUTS[source.layout](source if labels else _blind(source), path, where)
 
 
@@ -158,21 +161,23 @@ def _exclude(entries: list[Entry], source: Source, where: str) -> list[Entry]:
 
 
 def label_files(entries: Iterable[Entry]) -> dict[str, str]:
-    """Where every label lies, links followed -> the case it belongs to."""
-    return {path: entry.case for entry in entries for path in _labels(entry)}
+    """Where every label lies, links followed -> what it is, such as `the label of p1`."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        found |= {os.path.realpath(path): ASIDE for path in entry.aside}
+        found |= {path: f"the label of {entry.case}" for path in _labels(entry)}
+    return found
 
 
 def without_labels(entries: Iterable[Entry], labels: Mapping[str, str]) -> list[Entry]:
-    """The entries, images that are the label of a case skipped; one with a label is refused."""
+    """The entries, images that are one of the labels skipped; one with a label is refused."""
     found = []
     for entry in entries:
-        case = None if entry.skipped or not labels else _label_of(entry, labels)
-        if case is not None and entry.label is None:
-            entry = entry.but(
-                among_images(str(entry.image), f"is the label of {case}"), skipped=True
-            )
-        elif case is not None:
-            told = f"{entry.image}: is the image of {entry.case} and the label of {case}"
+        drawn = None if entry.skipped or not labels else _label_of(entry, labels)
+        if drawn is not None and entry.label is None:
+            entry = entry.but(among_images(str(entry.image), f"is {drawn}"), skipped=True)
+        elif drawn is not None:
+            told = f"{entry.image}: is the image of {entry.case} and {drawn}"
             remedy = "name another file for one of them"
             entry = entry.but(Finding("label_among_images", "error", told, remedy))
         found.append(entry)
@@ -180,9 +185,9 @@ def without_labels(entries: Iterable[Entry], labels: Mapping[str, str]) -> list[
 
 
 def _label_of(entry: Entry, labels: Mapping[str, str]) -> str | None:
-    """The case whose label one of the entry's images is."""
+    """What one of the entry's images is, if a label."""
     paths = [entry.image or "", *(file.path for file in entry.files)]
-    return next((c for path in paths if path and (c := labels.get(os.path.realpath(path)))), None)
+    return next((d for path in paths if path and (d := labels.get(os.path.realpath(path)))), None)
 
 
 def refuse_duplicates(entries: list[Entry]) -> list[Entry]:

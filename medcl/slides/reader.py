@@ -188,9 +188,7 @@ def open_slide(path: str | Path, microns_per_pixel: float | None = None) -> Slid
         return _opened(path, microns_per_pixel)
     except SlideError:
         raise
-    except (
-        Exception
-    ) as error:  # no permission, a failing disk, a damaged header
+    except Exception as error:  # no permission, a failing disk, a damaged header
         raise unreadable(path, f"{type(error).__name__}: {error}") from None
 
 

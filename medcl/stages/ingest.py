@@ -17,13 +17,13 @@ import numpy as np
 from medcl.config import Dataset, Dicom, load_section
 from medcl.data.case_table import MODALITIES
 from medcl.data.cases import write_cases
-from medcl.data.combined import check_alike, joining, list_dataset
+from medcl.data.channel_lists import Channels
+from medcl.data.combined import check_alike, images_of, joining, list_dataset
 from medcl.data.contract import Outcome, Rules, wrong
 from medcl.data.entries import Entry, listed
-from medcl.data.guess import guess_sources
 from medcl.data.header_pass import check_headers
-from medcl.data.sources import list_entries
 from medcl.data.thumbnails import SIDE, write_thumbnails
+from medcl.data.undescribed import list_undescribed
 from medcl.data.voxel_pass import check_voxels
 from medcl.errors import MedclError
 from medcl.files import write_json, write_text
@@ -106,29 +106,28 @@ def _listed(args: argparse.Namespace) -> tuple[list[tuple[list[Entry], Rules]], 
     if args.settings is None:
         if args.pretrain_on:
             raise MedclError("--pretrain-on: goes with --settings")
-        guessed = guess_sources(args.source, tell=partial(print, flush=True))
         dicom = Dicom(keep_identifiers=args.keep_identifiers)
+        guessed, entries = list_undescribed(args.source, dicom, tell=partial(print, flush=True))
         rules = Rules(volumes, args.modality or "other", dicom=dicom)
         for source in guessed:
             keys = {"images": source.images, "labels": source.labels}
             shown = ", ".join(f"{key} {value}" for key, value in keys.items() if value)
             more = f": {shown}" if shown else ""
             print(f"{args.source}: read as layout {source.layout}{more}", flush=True)
-        return [(list_entries(guessed, ".", dicom), rules)], len(guessed)
+        return [(entries, rules)], len(guessed)
     if args.modality is not None:
         raise MedclError("--modality: goes with --source; with --settings it is a key there")
     datasets = [load_section(Dataset, text) for text in (args.settings, *args.pretrain_on)]
-    listed: list[tuple[list[Entry], Rules]] = []
-    for dataset in datasets:
-        dicom = dataset.dicom
-        if args.keep_identifiers:
-            dicom = dicom.model_copy(update={"keep_identifiers": True})
-        rules = Rules.of(dataset, volumes, dicom)
-        if not listed:
-            listed.append((list_dataset(dataset, dicom), rules))
-        else:
-            images = joining(dataset, dicom, listed[0][0])
-            listed.append((images, replace(rules, labels_required=False)))
+    keep = {"keep_identifiers": True} if args.keep_identifiers else {}
+    dicoms = [dataset.dicom.model_copy(update=keep) for dataset in datasets]
+    first, *others = zip(datasets, dicoms, strict=True)
+    found = [list_dataset(*first)]
+    found += [images_of(dataset, dicom, Channels.of(dataset)) for dataset, dicom in others]
+    every = [entry for entries in found for entry in entries]
+    listed = [(found[0], Rules.of(first[0], volumes, first[1]))]
+    for (dataset, dicom), images in zip(others, found[1:], strict=True):
+        rules = replace(Rules.of(dataset, volumes, dicom), labels_required=False)
+        listed.append((joining(dataset, images, every), rules))
     return listed, sum(len(dataset.sources) for dataset in datasets)
 
 

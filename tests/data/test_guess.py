@@ -1,15 +1,19 @@
 """The layout of folders nobody described, as people lay them out."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from medcl.config import Source
 from medcl.data.channel_lists import Channels
+from medcl.data.entries import Entry
 from medcl.data.guess import guess_sources
 from medcl.data.name_marks import Marks, label_marks, marks_of
 from medcl.data.sources import list_entries
+from medcl.data.undescribed import list_undescribed
 from medcl.errors import MedclError
 
 
@@ -196,6 +200,105 @@ def test_scans_to_predict_are_those_without_labels(tmp_path):
     touch(tmp_path / "x", "p_T2.nii", "p_ADC.nii", "p_seg.nii")
     found = list_entries(guessed(tmp_path / "x", both), channels=both, labels=False)
     assert [(e.case, len(e.files)) for e in found if not e.skipped] == [("p", 2)]
+
+
+# ------------------------------------------------------- labels of nobody, images left over
+
+UNKNOWN = [
+    ["p1.nii", "labels/p1.nii"],
+    ["CT/p1.nii", "masks/p1.nii"],
+    ["train/images/p1.nii", "train/labels/p1.nii", "test/images/p2.nii"],
+    ["images/p1.nii", "labels/p1.nii", "masks/p1.nii"],
+    ["imagesTs/p1_0000.nii", "labelsTr/p1.nii"],
+    ["p1/ct.nii", "p1/seg.nii", "p2/CT.nii"],
+    ["p1/t1.nii", "p1/t2.nii", "p1/seg.nii"],
+    ["a/b/p1.nii", "a/b/p1_seg.nii"],
+    ["p1.nii", "p1_seg.nii", "labels/p2.nii"],
+    ["a/volume-1.nii", "a/ct-2.nii", "a/segmentation-1.nii"],
+]
+
+
+@pytest.mark.parametrize("files", UNKNOWN)
+def test_labels_of_nobody_are_refused_and_are_no_scans_to_predict(tmp_path, files):
+    touch(tmp_path, *files)
+    with pytest.raises(MedclError, match=r"holds labels, such as .*(labels|masks|seg).* YAML"):
+        list_undescribed(tmp_path)
+    found = list_undescribed(tmp_path, labels=False)[1]
+    used = {below(tmp_path, e.image) for e in found if not e.skipped}
+    assert used == {file for file in files if not re.search("label|mask|seg", file)}
+    assert {below(tmp_path, e.image) for e in found} | asides(tmp_path, found) == set(files)
+
+
+def asides(root: Path, entries: list[Entry]) -> set[str | None]:
+    return {below(root, path) for entry in entries for path in entry.aside}
+
+
+def test_names_of_images_without_their_like_are_no_labels(tmp_path):
+    touch(tmp_path, "a/x_seg.nii", "a/y_seg.nii", "b/gt12.nii", "labels/read.me")
+    assert len([e for e in list_undescribed(tmp_path)[1] if not e.skipped]) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        (["p1/p1.nii.gz", "p1/p1_seg.nii.gz", "p2/p2.nii.gz", "p3/p3.mha"], "p3/p3.mha"),
+        (["images/p1.nii", "labels/p1.nii", "images/more/p2.nii"], "images/more/p2.nii"),
+        (["images/p1.nii", "labels/p1.nii", "test/p2.nii"], "test/p2.nii"),
+    ],
+)
+def test_a_scan_that_does_not_fit_the_guess_is_told(tmp_path, files, left):
+    touch(tmp_path, *files)
+    for labels in (True, False):
+        *_, last = list_undescribed(tmp_path, labels=labels)[1]
+        assert (below(tmp_path, last.image), last.skipped) == (left, True)
+        assert [f.code for f in last.findings] == ["not_used"]
+        assert "describe the folder in a dataset YAML" in str(last.findings[0])
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path, monkeypatch):
+    touch(tmp_path, "p1/ct.nii", "p1/seg.nii", "p2/ct.nii", "p2/seg.nii")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("p2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    entries = list_undescribed(tmp_path)[1]
+    assert [(Path(str(e.image)).name, [f.code for f in e.findings]) for e in entries] == [
+        ("ct.nii", []),
+        ("p2", ["unreadable"]),
+    ]
+
+
+def test_a_name_that_is_no_text_is_told_once(tmp_path):
+    touch(tmp_path, "p1.nii", "p1_seg.nii", os.fsdecode(b"p\xff.nii"), os.fsdecode(b"q\xff.mha"))
+    found = list_undescribed(tmp_path)[1]
+    told = [(e.case, [f.code for f in e.findings]) for e in found if e.image and not e.label]
+    assert [codes for _, codes in told if codes != ["label_among_images"]] == [
+        ["unusable_name"], ["unusable_name"],
+    ]  # fmt: skip
+    assert all(str(e.image).encode() for e in found)
+
+
+@pytest.mark.parametrize("other", ["p2_mask.nii", "p2_Seg.nii", "p2_gt.nii"])
+def test_a_label_with_another_mark_is_no_image(tmp_path, other):
+    touch(tmp_path, "p1.nii", "p1_seg.nii", "p2.nii", "p3.nii", "p3_seg.nii", other)
+    for labels in (True, False):
+        found = list_undescribed(tmp_path, labels=labels)[1]
+        assert [e.case for e in found if not e.skipped] == ["p1", "p2", "p3"]
+        told = {below(tmp_path, e.image): f.code for e in found for f in e.findings}
+        assert told[other] == "label_among_images"
+
+
+def test_images_in_folders_of_their_own_are_told_with_their_pattern(tmp_path):
+    touch(tmp_path / "a", "images/p1/ct.nii.gz", "labels/p1/seg.nii.gz")
+    with pytest.raises(MedclError, match=r"such as .*/ct.nii.gz; .*images/{subject}/ct.nii.gz"):
+        guessed(tmp_path / "a")
+    touch(tmp_path / "b", "images/p1/v1/p1_ct.nii", "labels/p1.nii")
+    with pytest.raises(MedclError, match=r"images: images/{subject}/\*/{subject}_ct.nii"):
+        guessed(tmp_path / "b")
 
 
 # ------------------------------------------------------------------------------------ BIDS

@@ -4,7 +4,8 @@ from make_dicom import series_of
 from test_dicom_tree import alike, put
 
 from medcl.config import Dataset, Dicom
-from medcl.data.combined import joining, list_dataset
+from medcl.data.channel_lists import NONE
+from medcl.data.combined import images_of, joining, list_dataset
 from medcl.data.contract import Rules
 from medcl.data.entries import Entry
 from medcl.data.header_pass import check_headers
@@ -23,7 +24,8 @@ def test_a_person_that_is_guessed_is_told_once_a_case(tmp_path):
     dataset = Dataset.model_validate({"name": "d", "root": str(tmp_path), **keys})
     rules = Rules(None, "CT")
     alone = check_headers(list_dataset(dataset, Dicom()), rules)
-    for judged in (alone, check_headers(joining(dataset, Dicom()), rules)):
+    joined = joining(dataset, images_of(dataset, Dicom(), NONE))
+    for judged in (alone, check_headers(joined, rules)):
         found = {entry.case.removeprefix("d."): entry for entry in judged}
         assert codes(found["known"]) == []
         assert codes(found["study"]) == codes(found["nothing"]) == ["subject_guessed"]

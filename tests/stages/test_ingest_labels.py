@@ -314,6 +314,21 @@ def test_the_example_of_nnssl_joins_a_labelled_dataset(good) -> None:
     ]
 
 
+def test_labels_of_any_dataset_are_no_images_of_one_that_is_pretrained_on(good) -> None:
+    put(good / "more" / "p1.nii", image(seed=7))
+    put(good / "more" / "p1_seg.nii", label(1))
+    flat = {"layout": "folders", "path": "more", "images": "{subject}.nii",
+            "labels": "{subject}_seg.nii"}  # fmt: skip
+    others = {"all": {"layout": "files"}, "flat": flat}
+    words = [settings(good, name=name, sources=[source]) for name, source in others.items()]
+    more = (word for text in words for word in ("--pretrain-on", text))
+    run("--settings", settings(good), *more, "--out", good / "out")
+    told = {name: record for name, record in records(good / "out").items()
+            if name.startswith("all.") and record["status"] == "skipped"}  # fmt: skip
+    assert sorted(told) == ["all.labels_good", "all.more_p1_seg"]
+    assert [codes(record, "info") for record in told.values()] == [["label_among_images"]] * 2
+
+
 def test_the_bids_example_draws_the_masks_of_each_session(tmp_path) -> None:
     for session in ("a", "b"):
         stem = f"sub-1/ses-{session}/anat/sub-1_ses-{session}"
