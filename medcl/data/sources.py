@@ -162,7 +162,7 @@ def _exclude(entries: list[Entry], source: Source, where: str) -> list[Entry]:
 
 def label_files(entries: Iterable[Entry]) -> dict[str, str]:
     """Where every label lies, links followed -> what it is, such as `the label of p1`."""
-    found = {}
+    found: dict[str, str] = {}
     for entry in entries:
         found |= {os.path.realpath(path): ASIDE for path in entry.aside}
         found |= {path: f"the label of {entry.case}" for path in _labels(entry)}
