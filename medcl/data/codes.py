@@ -36,12 +36,14 @@ CODES: dict[str, dict[str, Code]] = {
         "label_without_image": Code(E, "a label of no image", "supply the image, or remove it"),
         "label_among_images": Code(
             EI,
-            "an image is a label of a case, or fits the pattern of labels; info: left out",
+            "an image is a label of a case, or is named as labels are; info: left out",
             "make `images` narrower, or name another file",
         ),
         "several_labels": Code(E, "several labels match one image", "make `labels` narrower"),
         "label_ambiguous": Code(
-            E, "a label may belong to several images", "make its name, or `labels`, fit one"
+            E,
+            "a label may belong to several images, or a file be an image or a mask",
+            "make its name, or `labels`, fit one; name masks of no class in `ignored_structures`",
         ),
         "unlabelled": Code(EI, "no label", "error only under `labels: required`: supply one"),
         "duplicate_name": Code(
@@ -63,7 +65,9 @@ CODES: dict[str, dict[str, Code]] = {
             "exclude it, or set `modality` of the source",
         ),
         "excluded": Code(INFO, "left out by `exclude`", NOTHING),
-        "not_used": Code(INFO, "belongs to no case", "change the pattern or table to use it"),
+        "not_used": Code(
+            INFO, "belongs to no case", "describe it, or change the pattern or table, to use it"
+        ),
         "channel_chosen": Code(INFO, "one of several channels is used", NOTHING),
         "missing_channel": Code(
             E, "a case lacks one of `channels`", "supply it, or take it out of `channels`"

@@ -14,6 +14,7 @@ WORDS = r"(?:manual_?)?(?:segm?s?|segmentations?|labels?|labelmaps?|masks?|gt|gr
 BEHIND = re.compile(rf"[_.-]{WORDS}$", re.IGNORECASE)  # p1_seg
 BEFORE = re.compile(rf"{WORDS}[_.-]?(?=\d)", re.IGNORECASE)  # segmentation-12
 ALONE = re.compile(WORDS, re.IGNORECASE)
+NUMBER = re.compile(r"[_.-]?\d+$")
 FOLDER = re.compile(rf"{WORDS}(?:Tr|Ts)?", re.IGNORECASE)
 CHANNEL = re.compile(r"(.+)(_\d{4})")  # nnU-Net's number of a channel
 
@@ -79,16 +80,18 @@ def label_marks(names: Collection[str]) -> Marks | None:
 def label_like(names: Collection[str]) -> set[str]:
     """The names that are those of labels by any mark, each beside the name of an image.
 
-    `p1_seg` is one beside p1, p1_ct or p1_fu; without any of these it may be the name of an image.
+    `p1_seg`, or `p1_seg2`, is one beside p1, p1_ct or p1_fu; without any of these it may be the
+    name of an image.
     """
-    images = {name for name in names if not (BEHIND.search(name) or BEFORE.match(name))}
+    behind = {name: BEHIND.search(NUMBER.sub("", name)) for name in names}
+    images = {name for name in names if not (behind[name] or BEFORE.match(name))}
     begun = {name[: match.start()] for name in images for match in re.finditer(r"[_.-]", name)}
     begun |= images
     numbers = {re.sub(r"^\D*", "", name) for name in images}
     found = set()
     for name in names:
-        if behind := BEHIND.search(name):
-            subject = name[: behind.start()]
+        if mark := behind[name]:
+            subject = name[: mark.start()]
             like = subject in begun or bool(_longest_beginning(subject, images))
         else:
             before = BEFORE.match(name)

@@ -282,7 +282,7 @@ def test_a_name_that_is_no_text_is_told_once(tmp_path):
     assert all(str(e.image).encode() for e in found)
 
 
-@pytest.mark.parametrize("other", ["p2_mask.nii", "p2_Seg.nii", "p2_gt.nii"])
+@pytest.mark.parametrize("other", ["p2_mask.nii", "p2_Seg.nii", "p2_seg2.nii"])
 def test_a_label_with_another_mark_is_no_image(tmp_path, other):
     touch(tmp_path, "p1.nii", "p1_seg.nii", "p2.nii", "p3.nii", "p3_seg.nii", other)
     for labels in (True, False):

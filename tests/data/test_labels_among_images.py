@@ -118,6 +118,13 @@ def test_what_may_be_an_image_or_a_mask_is_refused(tmp_path, files, classes, lab
     assert ("p_2.nii", "label_ambiguous", False) in told(pool)
 
 
+def test_a_mark_of_images_is_no_class_of_their_own(tmp_path):
+    touch(tmp_path, "p_T2.nii", "p_liver.nii", "q_T2.nii")
+    keys = MASKS | {"images": "{subject}_T2.nii"}
+    entries = listed(tmp_path, keys, naming=Naming({"liver": 1}))
+    assert parts(entries) == {"p": ["p_liver"], "q": []}
+
+
 def test_a_class_of_two_words_is_no_mask_on_the_first(tmp_path):
     touch(tmp_path, "p.nii", "p_liver.nii", "p_tumour.nii", "p_liver_tumour.nii", "p_livr.nii")
     naming = Naming({"liver": 1, "tumour": 2, "liver_tumour": 3})
