@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from medcl.study.comparison import Comparison
 from medcl.study.measures import Measure
-from medcl.study.prose import plural
+from medcl.study.prose import listed, plural
 from medcl.study.sentences import (
     amount,
     change_words,
@@ -45,6 +45,38 @@ def headline(items: Sequence[Comparison], against: str) -> str:
         said.append(seen)
     said += [_uncertain(item, against) for item in _of(items, "no interval")]
     return f"With {plural(items[0].labelled, 'labelled subject')}, {'; '.join(said)}."
+
+
+def spent_instead(items: Sequence[Comparison], source: str, against: str) -> str:
+    """What the cost of a pretraining gave as further steps from scratch; no claim.
+
+    items: those of one cost-matched arm, by label count. source: the arm whose pretraining it
+    matches.
+    """
+    known = [item for item in items if item.difference and item.difference.mean is not None]
+    if not known:
+        return ""
+    counts = [item.labelled for item in known]
+    sizes = [_spent(item, first=not place) for place, item in enumerate(known)]
+    subjects = "subject" if counts == [1] else "subjects"
+    return (
+        f"Secondary, not corrected: spent on further steps from scratch instead ({known[0].arm}), "
+        f"the cost of the pretraining of {source} makes a difference to {against} of "
+        f"{listed(sizes)} with {listed(counts)} labelled {subjects}."
+    )
+
+
+def _spent(item: Comparison, *, first: bool) -> str:
+    digits = _digits(item) if item.interval else None
+    size = (
+        amount(_mean(item), item.measure, sign=True, digits=digits)
+        if first
+        else points(_mean(item), sign=True, digits=digits or 1, scale=item.measure.scale)
+    )
+    if item.interval is None:
+        return f"{size} (no interval)"
+    shown = _interval(item) if first else limits(item.interval, item.measure, _digits(item))
+    return f"{size} ({shown})"
 
 
 def kind_of(item: Comparison) -> str:

@@ -173,3 +173,19 @@ def transfer_words(transfers: Sequence[Mapping[str, Any]]) -> str:
     left = [f"{plural(len(names), 'tensor')} not: {why}" for why, names in reasons.items()]
     differing = dict.fromkeys(said for item in transfers for said in item.get("differing", ()))
     return "; ".join([text, *left, *differing])
+
+
+def lost_words(gone: Sequence[tuple[str, int, str, list[int]]]) -> str:
+    """`spleen (scratch and mae with 1 labelled; dense with 1 and 2)`, class by class."""
+    counts: dict[str, dict[str, list[int]]] = {}
+    for arm, labelled, name, _ in gone:
+        counts.setdefault(name, {}).setdefault(arm, []).append(labelled)
+    said = []
+    for name, by_arm in counts.items():
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for arm, found in by_arm.items():
+            alike.setdefault(tuple(sorted(found)), []).append(arm)
+        parts = [f"{listed(arms)} with {listed(n)}" for n, arms in alike.items()]
+        parts[0] += " labelled"
+        said.append(f"{name} ({'; '.join(parts)})")
+    return listed(said)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from medcl.study import ensembles, methods, metric_tables, prose, report_tables
 from medcl.study.caveats import caveats
 from medcl.study.comparison import Comparison, collapsed
-from medcl.study.headline import headline, kind_of
+from medcl.study.headline import headline, kind_of, spent_instead
 from medcl.study.markup import (
     Html,
     bullets,
@@ -79,6 +79,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
     return section(
         "The answer",
         tag("div", tag("ul", *headlines(results, comparisons)), class_="answer headline"),
+        *map(paragraph, instead(results, comparisons)),
         paragraph(_how_to_read(results), class_="facts"),
         *warnings,
         table,
@@ -103,6 +104,20 @@ def headlines(results: Results, comparisons: Sequence[Comparison]) -> list[Html]
         words = headline(items, _against(str(results.control)))
         said.append(tag("li", mark, words, class_=kind.replace(" ", "-")))
     return said
+
+
+def instead(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
+    """A sentence on each arm that spends the cost of a pretraining from scratch."""
+    said = (
+        spent_instead(
+            [item for item in comparisons if item.arm == name and not item.primary],
+            arm.cost_of,
+            _against(str(results.control)),
+        )
+        for name, arm in results.study.arms.items()
+        if arm.cost_of
+    )
+    return [words for words in said if words]
 
 
 def _how_to_read(results: Results) -> str:
@@ -174,9 +189,8 @@ def notices(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
         words = prose.missing_words(lost, results.study.replicates)
         found.append(f"Missing: {words}. The reasons stand under “Runs that did not finish”.")
     if gone := collapsed(results):
-        names = dict.fromkeys(f"{name} ({arm}, {n} labelled)" for arm, n, name, _ in gone)
         found.append(
-            f"Class collapse: mean Dice 0 in at least one replicate for {prose.listed(names)}. "
+            f"Class collapse: mean Dice 0 in at least one replicate for {prose.lost_words(gone)}. "
             "Differences there show whether a class was found at all."
         )
     undefined = max((item.mean.undefined_cases for item in comparisons), default=0)

@@ -6,7 +6,7 @@ from make_results import Fake, make
 
 from medcl.files import read_yaml, write_yaml
 from medcl.study.comparison import Comparison, compare
-from medcl.study.headline import headline
+from medcl.study.headline import headline, spent_instead
 from medcl.study.measures import MEASURES
 from medcl.study.results import read_results
 from medcl.study.sections_results import headlines
@@ -34,6 +34,20 @@ def test_a_gain_comes_first_and_what_is_unclear_after_it() -> None:
         "Dice points (95 % interval −3.4 to 0.3); a true difference of less than 3.9 points may "
         "have gone unseen."
     )
+
+
+def test_what_the_cost_of_a_pretraining_gave_from_scratch_is_told_without_a_claim() -> None:
+    one = replace(GAIN, arm="long", seeds=0, labelled=1, family=0, p_holm=None)
+    two = replace(one, labelled=2, difference=replace(FOUND, mean=-0.01, low=-0.03, high=0.01))
+    four = replace(one, labelled=4, difference=replace(FOUND, low=None, high=None))
+    none = replace(one, labelled=8, difference=replace(FOUND, mean=None))
+    assert spent_instead([one, two, four, none], "dense", SCRATCH) == (
+        "Secondary, not corrected: spent on further steps from scratch instead (long), the cost of "
+        "the pretraining of dense makes a difference to training from scratch of +3.2 Dice points "
+        "(95 % interval 1.1 to 5.3), −1.0 (−3.0 to 1.0) and +3.2 (no interval) with 1, 2 and 4 "
+        "labelled subjects."
+    )
+    assert spent_instead([none], "dense", SCRATCH) == ""
 
 
 def test_one_unclear_arm_is_set_against_training_from_scratch() -> None:

@@ -191,6 +191,14 @@ def test_an_arm_that_trains_itself_is_said_to_stand_beside_its_teacher():
     assert said == " An arm that trains itself is also set beside its teacher: more beside dense."
 
 
+def test_lost_classes_are_told_class_by_class_with_arms_that_are_alike_together():
+    gone = [("a", 1, "spleen", [0]), ("b", 1, "spleen", [2]), ("b", 2, "lesion", [1]),
+            ("a", 2, "lesion", [0, 1]), ("c", 4, "lesion", [0])]  # fmt: skip
+    assert prose.lost_words(gone) == (
+        "spleen (a and b with 1 labelled) and lesion (b and a with 2 labelled; c with 4)"
+    )
+
+
 def test_probes_are_said_to_have_read_labels():
     settings = {"objective": "mae", "steps": 3}
     assert "probe" not in methods.describe_pretraining(Pretrain.model_validate(settings))
