@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from medcl.data.volume import VolumeError
 from medcl.errors import MedclError
 from medcl.files import sha256_of, sha256_of_file
+from medcl.slides.siblings import siblings
 from medcl.slides.tiff import TiffPyramid, open_pyramid
 
 try:
@@ -245,13 +246,17 @@ def on_white(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def slide_sha256(path: str | Path) -> str:
-    """Hash of the file; of MRXS, also of the names and sizes in the folder with its pixels."""
+    """Hash of all files of a slide, the same whichever level of a DICOM series is named.
+
+    Of MRXS it covers the names and sizes in the folder with its pixels, not these.
+    """
     path = Path(path)
-    folder = path.with_suffix("")
-    if path.suffix.lower() != ".mrxs" or not folder.is_dir():
+    parts = siblings(path)
+    if not parts:
         return sha256_of_file(path)
-    parts = sorted((file.name, file.stat().st_size) for file in folder.iterdir())
-    return sha256_of([sha256_of_file(path), parts])
+    if path.suffix.lower() == ".mrxs":
+        return sha256_of([sha256_of_file(path), [(p.name, p.stat().st_size) for p in parts]])
+    return sha256_of(sorted(sha256_of_file(file) for file in (path, *parts)))
 
 
 def unreadable(path: str | Path, why: object) -> SlideError:

@@ -15,12 +15,12 @@ from medcl.config import Folds, SlideDataset
 from medcl.data.text_table import read_text_table
 from medcl.errors import MedclError
 from medcl.files import replacing
+from medcl.slides.siblings import siblings
 
 NEEDED = ("slide", "path", "patient", "label")
 OPTIONAL = ("site", "microns_per_pixel", "mask", "truth")
 COLUMNS = (*NEEDED, *OPTIONAL)
 ROLES = ("training", "validation", "test")
-SEVERAL = {".dcm", "", ".vms", ".vmu"}  # names of slides whose further files lie beside them
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,11 @@ def read_slides(file: str | Path, root: str | Path = ".") -> list[Slide]:
 def files_of(slides: Iterable[Slide]) -> set[Path]:
     """The files of slides, of their masks and their truths, whether they are there or not."""
     found: set[Path] = set()
-    folders: set[Path] = set()
     for one in slides:
         path = Path(one.path)
         found.update({path, *(Path(given) for given in (one.mask, one.truth) if given)})
-        kind = path.suffix.lower()
-        if kind == ".mrxs":
-            folders.add(path.with_suffix(""))
-        elif kind in SEVERAL:
-            folders.add(path.parent)
-    for folder in folders:
-        if folder.is_dir():
-            found.update(file for file in folder.iterdir() if file.is_file())
+        if path.is_file():
+            found.update(siblings(path))
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from make_formats import dicom
 from make_slides import halves, picture, svs, tiff
 from PIL import Image
 
@@ -210,6 +211,33 @@ def test_the_hash_of_mrxs_covers_its_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "Data0000.dat").write_bytes(b"pixels")
     assert slide_sha256(path) != alone
+
+
+def test_the_hash_of_a_dicom_slide_covers_its_series_whatever_its_files_are_called(
+    tmp_path: Path,
+) -> None:
+    levels = [np.full((side, side, 3), 200, np.uint8) for side in (256, 128)]
+    first = dicom(tmp_path, levels, 0.5).rename(tmp_path / "1.2.3.45")
+    other = dicom(tmp_path / "other", levels, 0.5)  # another series, moved beside it
+    before = slide_sha256(first)
+    other.rename(tmp_path / "x.dcm")
+    assert slide_sha256(first) == before == slide_sha256(tmp_path / "level1.dcm")
+    damaged = bytearray((tmp_path / "level1.dcm").read_bytes())
+    damaged[-9] ^= 1  # a pixel of the other level
+    (tmp_path / "level1.dcm").write_bytes(damaged)
+    assert slide_sha256(first) != before
+
+
+def test_the_hash_of_vms_covers_the_files_that_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.vms"
+    path.write_text("[Virtual Microscope Specimen]\nImageFile=a.jpg\n")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"pixels")
+    before = slide_sha256(path)
+    (tmp_path / "b.jpg").write_bytes(b"others")
+    assert slide_sha256(path) == before
+    (tmp_path / "a.jpg").write_bytes(b"others")
+    assert slide_sha256(path) != before
 
 
 def test_real_slides_are_read_and_broken_ones_named(data: Path) -> None:

@@ -4,7 +4,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from make_formats import dicom
 
 from medcl.config import Folds, SlideDataset
 from medcl.errors import MedclError
@@ -73,17 +75,20 @@ def test_a_table_of_a_spreadsheet_with_semicolons_is_read(tmp_path: Path) -> Non
 
 
 def test_the_files_of_a_slide_are_all_it_is_made_of(tmp_path: Path) -> None:
-    for name in ("a.svs", "other.svs", "b.mrxs", "b/Data.dat", "c/0.dcm", "c/1.dcm", "m.png"):
+    for name in ("a.svs", "other.svs", "b.mrxs", "b/Data.dat", "m.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
+    series = dicom(tmp_path / "c", [np.zeros((side, side, 3), np.uint8) for side in (64, 32)], 1.0)
+    (tmp_path / "c/notes").write_text("of no slide")
     at = str(tmp_path)
     slides = [
         Slide("a", f"{at}/a.svs", "p", mask=f"{at}/m.png", truth=f"{at}/t.png"),
         Slide("b", f"{at}/b.mrxs", "p"),
-        Slide("c", f"{at}/c/0.dcm", "p"),
+        Slide("c", str(series), "p"),
     ]
     found = {str(path.relative_to(tmp_path)) for path in files_of(slides)}
-    assert found == {"a.svs", "m.png", "t.png", "b.mrxs", "b/Data.dat", "c/0.dcm", "c/1.dcm"}
+    levels = {"c/level0.dcm", "c/level1.dcm"}
+    assert found == {"a.svs", "m.png", "t.png", "b.mrxs", "b/Data.dat", *levels}
 
 
 def test_paths_are_relative_to_the_root(tmp_path: Path) -> None:
