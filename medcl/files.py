@@ -67,3 +67,14 @@ def sha256_of(value: Any) -> str:
     """Hash of a JSON-able value, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether it is a file that can be read and carries the mark of DICOM part 10."""
+    if not path.is_file():  # a pipe would wait
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

@@ -171,17 +171,6 @@ def _shear(
     return np.ascontiguousarray(out, dtype=np.float32), before
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether it is a file that can be read and carries the mark of DICOM part 10."""
-    if not path.is_file():  # a pipe would wait
-        return False
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
 def read_series(folder: str | Path, options: Dicom = DEFAULT) -> Series:
     """Read every header of the folder once and check that the slices make one volume.
 

@@ -11,7 +11,6 @@ from medcl.config import Source
 from medcl.data.bids import DESCRIPTION, kinds_of
 from medcl.data.case_table import TABLES
 from medcl.data.channel_lists import NONE, Channels
-from medcl.data.dicom import is_dicom
 from medcl.data.entries import stem_of, suffix_of, visible_files, walk
 from medcl.data.name_marks import (
     ALONE,
@@ -25,6 +24,7 @@ from medcl.data.name_marks import (
 from medcl.data.nnunet import FOLDERS
 from medcl.data.volume import SUFFIXES
 from medcl.errors import MedclError
+from medcl.files import is_dicom
 
 DESCRIPTIONS = ("dataset.json", "pretrain_data.json", DESCRIPTION)
 IMAGES = re.compile(r"images?|imgs?|scans?|volumes?", re.IGNORECASE)

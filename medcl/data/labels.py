@@ -12,11 +12,12 @@ import numpy as np
 
 from medcl.data.annotations import Drawing, read_annotations
 from medcl.data.checks import Finding, align_label, check_label_values, label_values
-from medcl.data.dicom import Series, is_dicom
+from medcl.data.dicom import Series
 from medcl.data.entries import Entry, suffix_of
 from medcl.data.label_grid import resample_label, resampled
 from medcl.data.structures import Canvas, Naming, assign
 from medcl.data.volume import Volume, VolumeError, read_volume
+from medcl.files import is_dicom
 
 OTHER_GRID = ("shape_differs", "affine_differs")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +95,8 @@ def files_of(slides: Iterable[Slide]) -> set[Path]:
         path = Path(one.path)
         found.update({path, *(Path(given) for given in (one.mask, one.truth) if given)})
         if path.is_file():
-            found.update(siblings(path))
+            with suppress(OSError):  # told where it is opened as a slide
+                found.update(siblings(path))
     return found
 
 

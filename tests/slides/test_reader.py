@@ -222,6 +222,8 @@ def test_the_hash_of_a_dicom_slide_covers_its_series_whatever_its_files_are_call
     before = slide_sha256(first)
     other.rename(tmp_path / "x.dcm")
     assert slide_sha256(first) == before == slide_sha256(tmp_path / "level1.dcm")
+    (tmp_path / "cut.dcm").write_bytes(first.read_bytes()[:140])  # of no series
+    assert slide_sha256(first) == before
     damaged = bytearray((tmp_path / "level1.dcm").read_bytes())
     damaged[-9] ^= 1  # a pixel of the other level
     (tmp_path / "level1.dcm").write_bytes(damaged)

@@ -160,17 +160,13 @@ def test_probes_write_their_dice_into_the_log_and_change_no_weight(study, capsys
     assert f"pretrain: step 2, {kind} probe: Dice" in capsys.readouterr().out
 
 
-def test_a_run_with_probes_that_was_killed_has_the_log_of_an_uninterrupted_one(
-    study, capsys, monkeypatch
-):
-    settings = f"{(PROBED % 'knn')[:-1]}, then: [{LOCAL}]}}"
-    whole, summary = run(study, settings, "whole")
-    assert capsys.readouterr().out.count("step 0, knn probe") == 1  # not before each phase
+def run_killed(study, settings, monkeypatch, *, step):
+    """Begin a pretraining and leave it at `step`, with its state of every second step."""
     real, calls = fit._backward, []
 
     def killed(*arguments):
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == step:
             raise KeyboardInterrupt
         return real(*arguments)
 
@@ -179,6 +175,15 @@ def test_a_run_with_probes_that_was_killed_has_the_log_of_an_uninterrupted_one(
         patch.setattr(fit, "_backward", killed)
         with pytest.raises(KeyboardInterrupt):
             run(study, settings)
+
+
+def test_a_run_with_probes_that_was_killed_has_the_log_of_an_uninterrupted_one(
+    study, capsys, monkeypatch
+):
+    settings = f"{(PROBED % 'knn')[:-1]}, then: [{LOCAL}]}}"
+    whole, summary = run(study, settings, "whole")
+    assert capsys.readouterr().out.count("step 0, knn probe") == 1  # not before each phase
+    run_killed(study, settings, monkeypatch, step=5)
     resumed, again = run(study, settings)
     for name, weight in whole["network_weights"].items():
         assert torch.equal(weight, resumed["network_weights"][name]), name
@@ -212,19 +217,7 @@ def test_all_probes_of_a_run_look_at_the_same_maps_and_the_best_is_that_of_all_p
 
 
 def test_a_run_that_goes_on_without_probes_says_nothing_of_those_before(study, monkeypatch):
-    real, calls = fit._backward, []
-
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(Run, "due", lambda run, seconds: run.step % 2 == 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(fit, "_backward", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(study, PROBED % "knn")
+    run_killed(study, PROBED % "knn", monkeypatch, step=3)
     _, summary = run(study, ALONE)
     assert summary["status"] == "ok"
     assert "probe" not in " ".join(summary["diagnosis"])
