@@ -8,7 +8,7 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from medcl.config.protocol import ACROSS
+from medcl.config.checks import ACROSS
 
 
 def problems_of(model: type[BaseModel], error: ValidationError) -> Iterator[str]:

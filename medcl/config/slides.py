@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medcl.config.base import Count, Name, Positive, Section, Share
-from medcl.config.protocol import Problem, refuse
+from medcl.config.checks import Problem, refuse
 from medcl.config.study import Options, Training
 
 FILE = r"^[^\s'\"]+$"

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from medcl.config import protocol
+from medcl.config import checks
 from medcl.config.base import Count, Name, Positive, Section, Share
 from medcl.config.dataset import Dataset
 from medcl.config.protocol import Bound, Primary, Tune
@@ -325,5 +325,5 @@ class Study(Section):
 
     @model_validator(mode="after")
     def sections_fit(self) -> Study:
-        protocol.check(self)
+        checks.check(self)
         return self

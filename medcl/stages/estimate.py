@@ -20,7 +20,8 @@ import numpy as np
 
 from medcl.config import Finetune, Study, load_study
 from medcl.config.protocol import PROBES
-from medcl.data.plan import Measured, Plan, make_plan, read_plan
+from medcl.data.plan import Plan, read_plan
+from medcl.data.planning import Measured, make_plan
 from medcl.data.splits import read_splits
 from medcl.data.strides import BUDGET
 from medcl.errors import MedclError

@@ -11,7 +11,8 @@ from medcl.config import Dataset, Intensity, load_section
 from medcl.data.cases import Case, read_cases
 from medcl.data.channels import read_image
 from medcl.data.parallel import Progress, in_processes
-from medcl.data.plan import Measured, Plan, make_plan, measure
+from medcl.data.plan import Plan
+from medcl.data.planning import Measured, make_plan, measure
 from medcl.data.splits import read_splits
 from medcl.errors import MedclError
 from medcl.files import write_yaml

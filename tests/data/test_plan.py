@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from medcl.config import Dataset, Dicom
-from medcl.data.plan import Measured, Plan, make_plan, measure, read_plan
+from medcl.data.plan import Plan, read_plan
+from medcl.data.planning import Measured, make_plan, measure
 from medcl.data.volume import Volume
 from medcl.errors import MedclError
 from medcl.files import write_yaml

@@ -8,7 +8,7 @@ import yaml
 
 from medcl.cli import main
 from medcl.config import load_study
-from medcl.data.plan import Measured, make_plan
+from medcl.data.planning import Measured, make_plan
 from medcl.data.splits import ORDERS, Row, Splits, write_splits
 from medcl.files import write_json, write_yaml
 from medcl.segmentation.inference import predict_probabilities
