@@ -23,11 +23,13 @@ Reading the log: `chance` is the loss of equal embeddings.
 Source: Chaitanya, Erdil, Karani, Konukoglu, "Contrastive learning of global and local features for
 medical image segmentation with limited annotations", NeurIPS 2020, arXiv:2006.10511.
 
-Differs from the paper: a slice may be a slab, for networks in 3-D: then `crop` voxels thick, around
-the drawn slice. A crop has the plan's resolution and lies at the same share of the way through the
-bodies of an item, instead of the whole slice (`crop` as large as the body gives that). Contrast and
-brightness change relative to the slice's own deviation, unclipped, since values need not lie in
-0..1.
+Differs from the paper: a slice may be a slab, for networks in 3-D. Slabs are drawn so that two
+partitions never share one, and are no deeper than the network allows for a partition's share of the
+crop: as deep as the crop, slabs of different partitions would show mostly the same voxels, and be
+told apart by nothing. A crop has the plan's resolution and lies at the same share of the way
+through the bodies of an item, instead of the whole slice (`crop` as large as the body gives that).
+Contrast and brightness change relative to the slice's own deviation, unclipped, since values need
+not lie in 0..1.
 Differs from the authors' code, which the weights of the pairs follow (two windows meet in each
 volume; gd-alt divides by one and a half times the rows): every slice can be drawn, where the code
 never draws the last S mod P; no row is blank, where up to two thirds are; partitions are ids and
@@ -40,7 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -53,13 +55,13 @@ from medcl.config import Count, Positive, Share, Voxels
 from medcl.contrast.gather import gather, gather_all
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import StoredVolume, Triple
-from medcl.data.strides import thick_axis
+from medcl.data.strides import product, thick_axis, triple
 from medcl.errors import MedclError
 from medcl.networks.base import Network
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.groups import different_cases
-from medcl.views.slices import draw_slices, slab
+from medcl.views.slices import draw_slices, slab, slabs
 
 Form = Literal["gr", "gd-", "gd", "gd-alt"]
 
@@ -199,14 +201,24 @@ class GlobalViews(Views):
     partitions: int
     volumes: int
     zoom: float
+    turn: tuple[int, int] | None = field(default=None, kw_only=True)
 
     @property
     def axis(self) -> int:
         return thick_axis(self.spacing)
 
+    def for_step(self, rng: np.random.Generator, index: int) -> GlobalViews:
+        """Items of a step take other cases, as long as there are enough."""
+        return replace(self, turn=(int(rng.integers(2**63)), index))
+
     def groups(self, cases: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
-        """Draw different cases."""
-        return different_cases(cases, self.volumes, rng)
+        """Different cases; with `turn` those after the cases of the items before."""
+        if self.turn is None or len(cases) < self.volumes:
+            return different_cases(cases, self.volumes, rng)
+        seed, index = self.turn
+        order = np.random.default_rng(seed).permutation(len(cases))
+        places = np.arange(index * self.volumes, (index + 1) * self.volumes) % len(cases)
+        return tuple(cases[int(case)] for case in order[places])
 
     def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
         """crops: of each volume and partition the views; and what each row shows."""
@@ -215,9 +227,9 @@ class GlobalViews(Views):
         place = rng.random(3).tolist()
         crops: list[Tensor] = []
         for volume in volumes:
-            low, high = (corner[self.axis] for corner in volume.body)
-            for middle in draw_slices(high - low, self.partitions, rng):
-                box = slab(volume.shape, volume.body, self.size, self.axis, middle, place)
+            places = slabs(volume.body, self.size, self.axis)
+            for start in draw_slices(places, self.partitions, rng):
+                box = slab(volume.shape, volume.body, self.size, self.axis, start, place)
                 x = torch.from_numpy(volume.read(box))
                 crops += [self._closer(x, rng) if v >= first else x for v in range(count)]
         shown = torch.cartesian_prod(
@@ -267,7 +279,9 @@ class GlobalContrast(Objective):
     zoom: side of a changed view as a share of the crop's; 100 of 192 pixels in the paper
     hidden: features of the head's first layer
     width: features of an embedding
-    crop: voxels of a slice or slab; the plan's crop if absent
+    depth: of a slab, in voxels along the thick axis; if absent, the least the network takes that
+        holds a partition's share of the crop
+    crop: voxels of a slice, or what slabs are taken from; the plan's crop if absent
     """
 
     trained = ("down.",)
@@ -284,10 +298,12 @@ class GlobalContrast(Objective):
         zoom: Share = 0.52,
         hidden: Count = 1024,
         width: Count = 128,
+        depth: Count | None = None,
         crop: Voxels | None = None,
     ) -> None:
         if crop is None:
             raise MedclError("GlobalContrast: no `crop`; build it with the plan's, or give it")
+        crop = _slab_of(crop, network, thick_axis(spacing), partitions, depth)
         across = form in ("gd", "gd-alt")
         volumes = volumes or (2 if across else 1)
         if across and volumes < 2:
@@ -310,6 +326,14 @@ class GlobalContrast(Objective):
             nn.Linear(hidden, width, bias=False),
         )
 
+    def lacks(self, volume: StoredVolume) -> str | None:
+        views = self.views
+        assert isinstance(views, GlobalViews)
+        if slabs(volume.body, views.size, views.axis) >= views.partitions:
+            return None
+        depth = views.size[views.axis]
+        return f"slices for {views.partitions} slabs of {depth} (lower `partitions`)"
+
     def embed(self, batch: Batch) -> Embeddings:
         """z: the head's output of every row, (B, R, E)."""
         z = self.project(self.network.encode(batch["crops"].flatten(0, 1))[-1])
@@ -330,3 +354,19 @@ class GlobalContrast(Objective):
             **collapse_terms(z),
         }
         return loss, logged
+
+
+def _slab_of(
+    crop: Triple, network: Network, axis: int, partitions: int, depth: int | None
+) -> Triple:
+    """Voxels of a slab: the crop, `depth` deep along `axis`."""
+    steps = dict(zip(network.axes, product(network.strides), strict=True))
+    step = steps.get(axis, 1)  # a 2-D network does not go down across its slices
+    if depth is None:
+        depth = min(crop[axis], step * math.ceil(crop[axis] / partitions / step))
+    if depth % step:
+        raise MedclError(
+            f"GlobalContrast: depth {depth} is no multiple of {step}, by which the network goes "
+            f"down along axis {axis}; choose {step * math.ceil(depth / step)}"
+        )
+    return triple(depth if a == axis else side for a, side in enumerate(crop))

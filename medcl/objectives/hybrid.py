@@ -93,7 +93,8 @@ class Hybrid(Objective):
     positives: dense: point or soft
     form: global contrast: gr, gd-, gd or gd-alt
     partitions: global contrast: of a volume along its thick axis
-    crop: voxels of a crop of each part; the plan's crop if absent
+    crop: voxels of a crop of each part, of which global contrast takes slabs; the plan's crop if
+        absent
     """
 
     def __init__(
@@ -135,6 +136,9 @@ class Hybrid(Objective):
         # In a dict they are no submodules: the network they share is saved once.
         self._parts = parts
         self.heads = nn.ModuleDict({name: _own(part) for name, part in parts.items()})
+
+    def lacks(self, volume: StoredVolume) -> str | None:
+        return next(filter(None, (part.lacks(volume) for part in self._parts.values())), None)
 
     def embed(self, batch: Batch) -> Embeddings:
         """The embeddings of each part under its name."""

@@ -3,7 +3,9 @@
     floor(P s / S) = k        of the S slices of the body, counted from its first one
 
 so the same partition of two subjects shows about the same anatomy, every slice belongs to a
-partition for any P, and no partition is empty as long as there are as many slices.
+partition for any P, and no partition is empty as long as there are as many slices. Slabs of d
+slices are partitioned likewise, by their first slice, of which a body of n slices has n - d + 1: no
+two partitions share a slab, and none leaves the body.
 """
 
 from __future__ import annotations
@@ -45,12 +47,21 @@ def matched_box(shape: Triple, body: Box, size: Triple, place: Sequence[float]) 
     return _within(corner, shape, size)
 
 
+def slabs(body: Box, size: Triple, axis: int) -> int:
+    """Number of places along `axis` for a slab of `size`; 1 where the body is no deeper."""
+    return max(0, body[1][axis] - body[0][axis] - size[axis]) + 1
+
+
 def slab(
-    shape: Triple, body: Box, size: Triple, axis: int, middle: int, place: Sequence[float]
+    shape: Triple, body: Box, size: Triple, axis: int, first: int, place: Sequence[float]
 ) -> Box:
-    """Box of `size` around slice `middle` of the body along `axis`, elsewhere as `matched_box`."""
+    """Box of `size` from slice `first` of the body on along `axis`, elsewhere as `matched_box`.
+
+    Around the middle of a body that is less deep.
+    """
     corner = list(matched_box(shape, body, size, place)[0])
-    corner[axis] = body[0][axis] + middle - size[axis] // 2
+    depth = body[1][axis] - body[0][axis]
+    corner[axis] = body[0][axis] + (first if depth >= size[axis] else (depth - size[axis]) // 2)
     return _within(corner, shape, size)
 
 

@@ -123,19 +123,59 @@ def test_a_single_slice_is_a_loss_of_zero_with_a_zero_gradient():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_show_the_partition_they_say_and_none_is_blank(tmp_path, form):
-    """Along a ramp the mean of a crop is its place; a flat axis makes every crop a true slab."""
+    """Along a ramp the mean of a crop is its place."""
     objective = small(form, partitions=3)
     batch = batch_of(objective, ramp(tmp_path), items=3)
     crops, rows = batch["crops"].flatten(0, 1), batch["partition"].flatten()
-    assert crops.shape[2:] == CROP
-    middles = crops.mean((1, 2, 3, 4)) + 0.5
-    expected = [(0, 7), (7, 14), (14, 20)]
-    for middle, partition in zip(middles.tolist(), rows.tolist(), strict=True):
+    assert crops.shape[2:] == (8, 8, 2)
+    first = crops.mean((1, 2, 3, 4)) - 0.5
+    expected = [(0, 7), (7, 13), (13, 19)]  # of 19 places for a slab of 2 in 20 slices
+    for start, partition in zip(first.tolist(), rows.tolist(), strict=True):
         low, high = expected[partition]
-        assert max(2, low) <= middle <= min(18, high)
+        assert low <= start < high
     views = FORMS[form][0]
     assert len(crops) == 3 * objective.views.volumes * 3 * views
     assert batch["view"][0].tolist() == list(range(views)) * (len(crops) // 3 // views)
+
+
+@pytest.mark.parametrize(("crop", "depth"), [((8, 8, 4), None), ((8, 8, 16), None), (CROP, 16)])
+def test_slabs_of_two_partitions_never_show_the_same_voxels(tmp_path, crop, depth):
+    torch.manual_seed(0)
+    objective = GlobalContrast(
+        network(), form="gd-", crop=crop, depth=depth, hidden=16, width=8, partitions=4
+    )
+    batch = batch_of(objective, ramp(tmp_path), items=40)
+    starts = batch["crops"][:, ::3].amin((2, 3, 4, 5))  # of the unchanged views
+    assert (starts.diff(dim=1) > 0).all()
+
+
+def test_a_slab_is_as_deep_as_a_partition_or_as_the_network_needs():
+    def depth_of(network, **options):
+        views = GlobalContrast(network, crop=(8, 8, 32), hidden=4, width=4, **options).views
+        return views.size[2]
+
+    flat, deep = network(), UNet(1, [(1, 1, 1), (2, 2, 16)], 2, width=4)
+    assert depth_of(flat) == 8
+    assert depth_of(flat, partitions=5) == 8  # 6.4 slices, in steps of 2
+    assert depth_of(deep) == 16
+    assert depth_of(flat, depth=32) == 32
+    with pytest.raises(MedclError, match=r"depth 3 is no multiple of 2.*choose 4"):
+        depth_of(flat, depth=3)
+
+
+def test_a_body_with_fewer_slabs_than_partitions_is_left_out(tmp_path):
+    volume = ramp(tmp_path)
+    assert small(partitions=4).lacks(volume) is None
+    assert small(partitions=4, depth=18).lacks(volume) == (
+        "slices for 4 slabs of 18 (lower `partitions`)"
+    )
+
+
+def test_items_of_a_step_take_other_cases_as_long_as_there_are_enough():
+    views, cases = small("gd").views, list("abcdef")
+    steps = [np.random.default_rng(7) for _ in range(3)]
+    items = [views.for_step(rng, k).groups(cases, rng) for k, rng in enumerate(steps)]
+    assert sorted(sum(items, ())) == cases
 
 
 def test_a_changed_view_is_a_smaller_crop_and_the_first_one_is_left_alone(tmp_path):

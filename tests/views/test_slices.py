@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medcl.views.slices import draw_slices, partition_slices, slab
+from medcl.views.slices import draw_slices, partition_slices, slab, slabs
 
 
 @pytest.mark.parametrize("count", range(1, 30))
@@ -22,13 +22,16 @@ def test_all_slices_are_drawn():
     assert (np.diff(drawn, axis=1) > 0).all()
 
 
-def test_a_slab_lies_around_its_slice_and_at_its_share_of_the_body():
+def test_a_slab_begins_at_its_slice_and_lies_at_its_share_of_the_body():
     shape, body = (30, 20, 40), ((10, 0, 8), (30, 20, 28))
-    assert slab(shape, body, (10, 10, 4), 2, 10, (0.0, 1.0, 0.5)) == ((10, 10, 16), (20, 20, 20))
-    assert slab(shape, body, (10, 10, 4), 2, 10, (1.0, 0.5, 0.0)) == ((20, 5, 16), (30, 15, 20))
+    assert slab(shape, body, (10, 10, 4), 2, 10, (0.0, 1.0, 0.5)) == ((10, 10, 18), (20, 20, 22))
+    assert slab(shape, body, (10, 10, 4), 2, 10, (1.0, 0.5, 0.0)) == ((20, 5, 18), (30, 15, 22))
 
 
 def test_a_slab_leaves_the_volume_only_where_it_is_larger():
     shape, body = (6, 20, 40), ((0, 0, 0), (6, 20, 40))
+    last = slabs(body, (10, 20, 8), 2) - 1
     assert slab(shape, body, (10, 20, 8), 2, 0, (0.0, 0.0, 0.0)) == ((0, 0, 0), (10, 20, 8))
-    assert slab(shape, body, (10, 20, 8), 2, 39, (1.0, 0.0, 0.0)) == ((-4, 0, 32), (6, 20, 40))
+    assert slab(shape, body, (10, 20, 8), 2, last, (1.0, 0.0, 0.0)) == ((-4, 0, 32), (6, 20, 40))
+    assert slabs(body, (10, 20, 8), 0) == 1
+    assert slab(shape, body, (10, 20, 8), 0, 0, (0.0, 0.0, 0.0))[0] == (-2, 0, 0)
