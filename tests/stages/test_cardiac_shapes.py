@@ -161,7 +161,7 @@ def test_acdc_in_small_slices(acdc: Path, tmp_path: Path) -> None:
 
 def test_acdc_as_volumes_of_thick_slices(acdc: Path, tmp_path: Path) -> None:
     plan = run("acdc_3d", acdc, tmp_path, "mae", width=2)
-    assert plan["dims"] == 3
+    assert (plan["dims"], plan["crop"]) == (3, [160, 160, 8])
     # Slices are seven times as thick as their pixels: they are halved late or never.
     assert plan["strides"][:3] == [[1, 1, 1], [2, 2, 1], [2, 2, 1]]
     assert_measured(tmp_path, {"right_ventricle", "myocardium", "left_ventricle"})
@@ -170,7 +170,7 @@ def test_acdc_as_volumes_of_thick_slices(acdc: Path, tmp_path: Path) -> None:
 def test_la2018_as_volumes(la2018: Path, tmp_path: Path) -> None:
     # The surface of what two steps predict is all noise, and takes longest to measure.
     plan = run("la2018", la2018, tmp_path, "dense", skipped=("evaluate",), width=2, blocks=1)
-    assert plan["dims"] == 3
+    assert (plan["dims"], plan["crop"]) == (3, [96, 96, 64])
     assert plan["strides"][1] == [2, 2, 2]
     assert plan["classes"] == {"left_atrium": 1}
     assert_predicted(tmp_path)
