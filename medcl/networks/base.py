@@ -21,11 +21,14 @@ class Network(nn.Module):
     names what it trains: `down.` is the encoder, `up.<level>.` and `merge.<level>.` are the
     decoder from coarse to fine, and `head.` is the last layer, which is not transferred.
 
+    bottleneck: the beginnings of the names of what the last of the encoder's maps depends on.
+
     A 2-D network also takes crops of a volume that are one voxel long along the axis `across`, as
     slices, and gives its output the same axes. Its maps are those of slices.
     """
 
     across = 2
+    bottleneck: tuple[str, ...] = ("down.",)
     down: nn.ModuleList
     up: nn.ModuleList
     merge: nn.ModuleList

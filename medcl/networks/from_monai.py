@@ -39,6 +39,8 @@ class SwinUNETR(Network):
     window: tokens of an attention window along each axis
     """
 
+    bottleneck = ("down.0.", f"down.{FOUR + 1}.")  # the skips lie between
+
     def __init__(
         self,
         channels_in: int,

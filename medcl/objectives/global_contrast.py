@@ -284,8 +284,6 @@ class GlobalContrast(Objective):
     crop: voxels of a slice, or what slabs are taken from; the plan's crop if absent
     """
 
-    trained = ("down.",)
-
     def __init__(
         self,
         network: Network,
@@ -313,6 +311,7 @@ class GlobalContrast(Objective):
         if form != "gr" and partitions < 2:
             raise MedclError(f"GlobalContrast: form {form} compares partitions; use at least 2")
         views = GlobalViews(spacing, crop, form, partitions, volumes, zoom)
+        self.trained = network.bottleneck
         super().__init__(network, views)
         self.form: Form = form
         self.temperature = temperature

@@ -180,7 +180,6 @@ class VoCo(Objective):
     mirror: probability of mirroring a crop along each axis; 0.2 in the authors' code
     """
 
-    trained = ("down.",)
     compared_with_chance = ("pos", "neg")
 
     def __init__(
@@ -204,6 +203,7 @@ class VoCo(Objective):
         if max(grid) < 2:
             raise MedclError(f"VoCo: grid {tuple(grid)} is one cell; use at least two")
         views = VoCoViews(spacing, grid, crop, targets, cells, mirror, variant)
+        self.trained = network.bottleneck if variant == "v0" else ("down.",)
         super().__init__(network, views)
         self.targets, self.variant = targets, variant
         channels = network.channels[-1:] if variant == "v0" else network.channels

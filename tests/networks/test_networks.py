@@ -57,6 +57,17 @@ def test_every_network_is_covered_here() -> None:
 
 
 @EVERY
+def test_the_bottleneck_depends_on_what_is_named_as_such(
+    name: str, strides: list[list[int]], shape: tuple[int, ...]
+) -> None:
+    network = small(name, strides)
+    network.encode(image(shape))[-1].sum().backward()
+    reached = {n for n, parameter in network.named_parameters() if parameter.grad is not None}
+    names = [n for n, _ in network.named_parameters()]
+    assert reached == {n for n in names if n.startswith(network.bottleneck)}
+
+
+@EVERY
 def test_maps_follow_the_strides_and_gradient_reaches_every_parameter(
     name: str, strides: list[list[int]], shape: tuple[int, ...]
 ) -> None:
