@@ -37,8 +37,9 @@ medical image segmentation with limited annotations", NeurIPS 2020, arXiv:2006.1
 Differs from the authors' code: spatial views, where theirs differ in contrast and brightness alone
 (`spatial: false`); neighbours by distance instead of hand-made lists (`compat: published` takes the
 lists, in 2-D), which differ between region sizes and name places off the grid, and of which the
-code takes the first four for ld (`negatives: 4`); any dimension: 27 + 8 regions in 3-D. The encoder is carried from the first phase as it is, where the code starts with
-fresh running statistics. Contrast and brightness as in global contrast.
+code takes the first four for ld (`negatives: 4`); any dimension: 27 + 8 regions in 3-D. The
+encoder is carried from the first phase as it is, where the code starts with fresh running
+statistics. Contrast and brightness as in global contrast.
 """
 
 from __future__ import annotations
