@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from medcl.config import Evaluate, Options, Pretrain, Study, primary_pairs, settings_of
 from medcl.config.protocol import PROBES
@@ -195,13 +196,13 @@ def _rates(results: Results) -> str:
         return "No arm has a learning rate."
     rates = listed((f"{rate:g}" for rate in tune.learning_rates), "or")
     found = [
-        f"{arm} {float(chosen['learning_rate']):g}"
+        f"{arm} {float(chosen['learning_rate']):g}{_margin(chosen)}"
         for arm, chosen in results.tuned.items()
         if chosen.get("learning_rate") is not None
     ]
     text = (
-        f"The learning rate of each arm that is trained was chosen from {rates} by the mean "
-        "validation Dice of the last weights after training"
+        f"The learning rate of each arm that is trained was chosen from {rates} by the mean Dice "
+        "of the last weights on all validation subjects after training"
         f"{f' for {tune.steps} steps' if tune.steps else ''} on the first {tune.labelled} of order "
         f"{tune.replicate}, which no reported replicate uses: "
         f"{listed(found) or 'none was found'}."
@@ -209,6 +210,14 @@ def _rates(results: Results) -> str:
     sources = {row.arm: row.tuned.split("/")[1] for row in plan.runs(study) if row.tuned}
     taken = [f"{arm} (from {other})" for arm, other in sources.items() if other != arm]
     return f"{text} Taken from another arm: {listed(taken)}." if taken else text
+
+
+def _margin(chosen: Mapping[str, Any]) -> str:
+    """What the chosen rate is better by; nothing where a lone rate could be tried."""
+    if chosen.get("margin") is None:
+        return ""
+    ahead = f"{100 * float(chosen['margin']):.1f} points before {float(chosen['runner_up']):g}"
+    return f" ({ahead})"
 
 
 def _bound(results: Results) -> str | None:
@@ -255,9 +264,11 @@ def _scoring(evaluate: Evaluate, study: Study) -> str:
         "and scored on the original voxel grid in mm: Dice, intersection over union, 95th "
         "percentile Hausdorff distance (HD95), average symmetric surface distance (ASSD) and "
         f"normalised surface Dice (NSD, tolerance {evaluate.nsd_tolerance_mm:g} mm). A class "
-        "absent from both reference and prediction of a case is undefined there and left out. "
-        "A case scores the mean over its defined classes; the cases of one test subject are "
-        "averaged to the subject."
+        "that the reference of a case does not have is left out there, whether or not it was "
+        "predicted; such false finds are counted instead. A class that was not found has overlaps "
+        "of 0 and no distances. A case scores the mean over its classes, a paired difference of "
+        "distances is over those found in both arms; the cases of one test subject are averaged "
+        "to the subject."
     )
 
 
