@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         "labelled": tune.labelled,
         "replicate": tune.replicate,
         "steps": settings.steps_for(tune.labelled),
+        "validation": len(held_out(splits, tune)),
         "device": here.device.type,
         "encoder": args.encoder or None,
     }
@@ -63,6 +64,11 @@ def run(args: argparse.Namespace) -> None:
         write_yaml(out, {"format": FORMAT, **chosen, "tried": tried})
         shutil.rmtree(args.work, ignore_errors=True)
         print(f"tune: {chosen['reason'] or _choice(chosen)}; wrote {out}", flush=True)
+
+
+def held_out(splits: Splits, tune: Tune) -> list[str]:
+    """Every validation subject with a label."""
+    return splits.validation(len(splits.rows), tune.replicate)
 
 
 def choose(tried: list[dict[str, Any]]) -> dict[str, Any]:
@@ -108,7 +114,7 @@ def _try(
     """
     steps = settings.steps_for(tune.labelled)
     settings = settings.model_copy(update={"validate_every": steps})
-    validation = splits.subjects("validation")
+    validation = held_out(splits, tune)
     facts: dict[str, Any] = {
         "steps": steps,
         "seed": seed_of(tune.replicate, tune.labelled),

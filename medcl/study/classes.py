@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from medcl.study.prose import listed, plural
+from medcl.study.prose import listed
 from medcl.study.results import OK, Results, Run
 
 LOST_BELOW = 0.01
@@ -66,7 +66,10 @@ def false_finds(results: Results, arm: str, labelled: int, name: str) -> FalseFi
 
 
 def false_find_words(results: Results) -> str:
-    """`spleen, most often by voco with 1 labelled (in 3 of 20 case-runs)`; empty without any."""
+    """`spleen, most often by voco with 1 labelled (in 3 of 20 predictions of cases without it)`.
+
+    Empty where there is none.
+    """
     study, said = results.study, []
     for name in study.dataset.classes:
         counts = {
@@ -77,6 +80,6 @@ def false_find_words(results: Results) -> str:
         arm, n = max(counts, key=lambda key: counts[key].found)
         most = counts[arm, n]
         if most.found:
-            often = f"in {most.found} of {plural(most.absent, 'case-run')}"
+            often = f"in {most.found} of {most.absent} predictions of cases without it"
             said.append(f"{name}, most often by {arm} with {n} labelled ({often})")
     return listed(said)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from medcl.config import Evaluate, Options, Pretrain, Study, primary_pairs, settings_of
 from medcl.config.protocol import PROBES
-from medcl.study import arm_words, prose
+from medcl.study import arm_words, prose, tuning_words
 from medcl.study import protocol as plan
 from medcl.study.measures import MEASURES
 from medcl.study.prose import listed, plural
@@ -24,8 +23,8 @@ def protocol(results: Results) -> dict[str, str]:
         "Arms": " ".join(arm_words.arms(study)),
         "Pretraining": _pretraining(study, results),
         "Fine-tuning": _tuning(study),
-        "Learning rates": _rates(results),
-        "Bound": _bound(results),
+        "Learning rates": tuning_words.rates(results),
+        "Bound": tuning_words.bound(results),
         "Prediction and scores": _scoring(study.evaluate, study),
         "Statistics": _comparing(study, results.control) if results.control else None,
     }
@@ -185,61 +184,6 @@ def _differ(study: Study) -> str:
         start = "Arms differ in the weights they start from, in their tuned learning rates"
         start += " and in nothing else"
     return f"{start}, but for what is said of them above." if more else f"{start}."
-
-
-def _rates(results: Results) -> str:
-    """How the learning rates were found."""
-    study, tune = results.study, results.study.tune
-    if tune is None:
-        return "medcl tuned no setting: learning rates are those of the configuration."
-    if not plan.trials(study):
-        return "No arm has a learning rate."
-    rates = listed((f"{rate:g}" for rate in tune.learning_rates), "or")
-    found = [
-        f"{arm} {float(chosen['learning_rate']):g}{_margin(chosen)}"
-        for arm, chosen in results.tuned.items()
-        if chosen.get("learning_rate") is not None
-    ]
-    text = (
-        f"The learning rate of each arm that is trained was chosen from {rates} by the mean Dice "
-        "of the last weights on all validation subjects after training"
-        f"{f' for {tune.steps} steps' if tune.steps else ''} on the first {tune.labelled} of order "
-        f"{tune.replicate}, which no reported replicate uses: "
-        f"{listed(found) or 'none was found'}."
-    )
-    sources = {row.arm: row.tuned.split("/")[1] for row in plan.runs(study) if row.tuned}
-    taken = [f"{arm} (from {other})" for arm, other in sources.items() if other != arm]
-    return f"{text} Taken from another arm: {listed(taken)}." if taken else text
-
-
-def _margin(chosen: Mapping[str, Any]) -> str:
-    """What the chosen rate is better by; nothing where a lone rate could be tried."""
-    if chosen.get("margin") is None:
-        return ""
-    ahead = f"{100 * float(chosen['margin']):.1f} points before {float(chosen['runner_up']):g}"
-    return f" ({ahead})"
-
-
-def _bound(results: Results) -> str | None:
-    """The trainings on all labels."""
-    study, bound = results.study, results.study.bound
-    if bound is None:
-        return None
-    count = len(results.splits.candidates(0)) if results.splits else 0
-    settings = plan.bound_run(study, 0).settings
-    if settings.mode in PROBES:
-        return (
-            f"As a bound of what more labels could give, {bound.arm} was fitted to every labelled "
-            f"candidate{f' ({count})' if count else ''}, with {plural(bound.replicates, 'seed')}. "
-            "It enters no comparison."
-        )
-    length = f", for {settings.steps_for(count)} steps" if count else ""
-    many = f" ({count})" if count else ""
-    return (
-        f"As a bound of what more labels could give, {bound.arm} was trained on every labelled "
-        f"candidate{many}, with {plural(bound.replicates, 'seed')}{length}, and otherwise as with "
-        "few labels. It enters no comparison."
-    )
 
 
 def _weights(study: Study) -> str:

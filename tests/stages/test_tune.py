@@ -106,8 +106,9 @@ def test_a_trial_is_judged_once_on_all_validation_subjects(
     held = [row.case for row in cases if row.role != "test"][:5]
     rows = [replace(row, role="validation" if row.case in held else row.role) for row in cases]
     write_splits(shared / "splits.csv", Splits(tuple(rows)))
-    choose(shared, tmp_path / "tune", [1e-3, 1e-2], steps=4, validate_every=2)
+    tuned = choose(shared, tmp_path / "tune", [1e-3, 1e-2], steps=4, validate_every=2)
     assert seen == [5, 5]
+    assert tuned["validation"] == 5
 
 
 def trials(*scores: float | None) -> list[dict]:

@@ -32,7 +32,8 @@ def test_an_arm_that_finds_what_is_not_there_gains_and_loses_nothing_by_it_and_i
         assert means[0] - means[1] == pytest.approx(found.mean, abs=1e-12)
     text = text_of(page)
     assert (
-        "Found where it is not: spleen, most often by voco with 1 labelled (in 10 of 10 case-runs)."
+        "Found where it is not: spleen, most often by voco with 1 labelled (in 10 of 10 "
+        "predictions of cases without it)."
     ) in text
     assert "spleen found without it" in text
     assert "such false finds are counted instead" in text
