@@ -21,8 +21,7 @@ def rates(results: Results) -> str:
         return "No arm has a learning rate."
     tried = listed((f"{rate:g}" for rate in tune.learning_rates), "or")
     # Earlier versions judged on as many subjects as there were labels, and did not say on how many.
-    counts = {chosen.get("validation") for chosen in results.tuned.values()} - {None}
-    held = max(counts, default=None)
+    held = max((int(chosen.get("validation") or 0) for chosen in results.tuned.values()), default=0)
     judged = "mean validation Dice of the last weights"
     if held:
         judged += f" (on {'all ' if held > 1 else ''}{plural(held, 'validation subject')})"
