@@ -25,7 +25,9 @@ class Primary(Section):
         "last", description="of the last step, or selected by validation"
     )
     arms: list[Name] | None = Field(
-        None, min_length=1, description="compared with the control; absent: every pretrained arm"
+        None,
+        min_length=1,
+        description="compared with the control; absent: every pretrained arm without `control`",
     )
     labelled: list[Count] | None = Field(
         None, min_length=1, description="numbers of labelled subjects; absent: all"
@@ -45,7 +47,7 @@ class Bound(Section):
 
 
 class Tune(Section):
-    """One learning rate per arm, chosen on validation subjects of a replicate nobody reports."""
+    """One learning rate per arm, chosen on all validation subjects with labels nobody reports."""
 
     learning_rates: Annotated[list[Positive], Field(min_length=2)] = Field(
         description="peaks that every arm tries"
@@ -95,9 +97,9 @@ def settings_of(study: Study, name: str) -> Finetune:
 def primary_pairs(study: Study) -> list[tuple[str, int]]:
     """(arm, label count) of the primary comparisons: the family of Holm's correction.
 
-    Arms that are not named are those with a pretraining of this study, but for those that train
-    themselves or are fine-tuned otherwise than the control; where there is none, all pretrained
-    ones; where there is none of those, all.
+    Arms that are not named are those with a pretraining of this study, but for those that others
+    are compared with (`control`), that train themselves or are fine-tuned otherwise than the
+    control; where there is none, all pretrained ones; where there is none of those, all.
     """
     if study.control is None:
         return []
@@ -106,7 +108,11 @@ def primary_pairs(study: Study) -> list[tuple[str, int]]:
     pretrained = [
         name for name, source in sources.items() if source and study.arms[source].pretrain
     ]
-    plain = [name for name in pretrained if not tuned_unlike(study, name, study.control)]
+    plain = [
+        name
+        for name in pretrained
+        if not study.arms[name].control and not tuned_unlike(study, name, study.control)
+    ]
     named = study.primary.arms or plain or pretrained or others
     counts = study.primary.labelled or study.labelled
     return [

@@ -16,9 +16,11 @@ the nearest face centre there. With A(.) the area of a set of faces, SP and SR t
     hd95_mm        the larger of two directed percentiles; each is the smallest distance within
                    which at least 95 % of the area of one surface lies from the other
 
-Empty masks: if both are empty, nothing but the volumes is defined (note "both empty"), and the
-class of that case enters no mean. If one is empty, dice, iou and nsd are 0, the distances are
-undefined (note "reference empty" or "prediction empty").
+Empty masks: the reference decides whether there is anything to score. If it is empty, nothing but
+the volumes is defined, whatever was predicted (note "both empty" or "reference empty"), and the
+class of that case enters no mean; that it was found all the same is counted apart, by its volume.
+If the prediction alone is empty, dice, iou and nsd are 0 and the distances are undefined (note
+"prediction empty").
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from scipy.spatial import cKDTree
 Triple = tuple[float, float, float]
 
 METRICS = ("dice", "iou", "hd95_mm", "nsd", "assd_mm", "reference_mm3", "predicted_mm3")
-OVERLAPS = ("dice", "iou", "nsd")  # 0 where one of the masks is empty
+OVERLAPS = ("dice", "iou", "nsd")  # 0 where the prediction alone is empty
+FALSE_FIND = "reference empty"  # the note of a class that was predicted and is not there
 
 # Distances are sums of floats: a shift by exactly the tolerance must count as within it.
 SLACK_MM = 1e-6
@@ -80,10 +83,10 @@ def _values(
     voxel_mm3 = float(np.prod(spacing_mm))
     p, r = int(np.count_nonzero(predicted)), int(np.count_nonzero(reference))
     values = {"reference_mm3": r * voxel_mm3, "predicted_mm3": p * voxel_mm3}
-    if not p and not r:
-        return values, "both empty"
-    if not p or not r:
-        return values | dict.fromkeys(OVERLAPS, 0.0), f"{'reference' if p else 'prediction'} empty"
+    if not r:
+        return values, FALSE_FIND if p else "both empty"
+    if not p:
+        return values | dict.fromkeys(OVERLAPS, 0.0), "prediction empty"
     box = _bounding_box(predicted | reference)
     predicted, reference = predicted[box], reference[box]
     both = int(np.count_nonzero(predicted & reference))

@@ -162,10 +162,12 @@ def train(
     what: str = "finetune",
     pseudo: Sequence[PseudoLabelled] = (),
     share: float = 0.0,
+    validation: Sequence[str] | None = None,
 ) -> Fitted:
     """Fit on the subset of `facts` (labelled, replicate, seed, steps) and note who was in it.
 
     data: the store's manifest.json, and the splits. pseudo: cases for `share` of the crops.
+    validation: subjects; absent: those of the replicate, as many as there are labels.
     """
     store, splits = open_store(data[0], plan), data[1]
     labelled, replicate = facts["labelled"], facts["replicate"]
@@ -173,7 +175,8 @@ def train(
         subset = splits.subset(labelled, replicate)
     except MedclError as error:
         raise TrainingFailed(str(error)) from None
-    validation = splits.validation(labelled, replicate)
+    if validation is None:
+        validation = splits.validation(labelled, replicate)
     facts |= {"subset": subset, "validation": validation}
 
     def crops(volumes: Sequence[Labelled]) -> LabelledCrops:

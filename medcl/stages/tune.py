@@ -1,4 +1,8 @@
-"""Choose the learning rate of an arm, on validation subjects of a replicate nobody reports."""
+"""Choose the learning rate of an arm, on the validation subjects and labels nobody reports.
+
+A trial run is judged once, after its last step, on all validation subjects: two of them, as many
+as a run with few labels selects its weights on, would leave the choice to chance.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         "labelled": tune.labelled,
         "replicate": tune.replicate,
         "steps": settings.steps_for(tune.labelled),
+        "validation": len(held_out(splits, tune)),
         "device": here.device.type,
         "encoder": args.encoder or None,
     }
@@ -61,17 +66,27 @@ def run(args: argparse.Namespace) -> None:
         print(f"tune: {chosen['reason'] or _choice(chosen)}; wrote {out}", flush=True)
 
 
+def held_out(splits: Splits, tune: Tune) -> list[str]:
+    """Every validation subject with a label."""
+    return splits.validation(len(splits.rows), tune.replicate)
+
+
 def choose(tried: list[dict[str, Any]]) -> dict[str, Any]:
     """The rate with the highest score, the lower one of equals.
 
     border: it is an end of the list and not one of its only two, so that one beyond may be better.
+    margin: by how much its score exceeds the next best, that of `runner_up`; None for a lone one.
     """
     scored = [trial for trial in tried if trial["validation_dice"] is not None]
     if not scored:
         reasons = "; ".join(f"{t['learning_rate']:g}: {t['reason']}" for t in tried)
         reason = f"no learning rate could be tried to the end: {reasons}"
-        return {"status": "failed", "reason": reason, "learning_rate": None, "border": False}
-    best = max(scored, key=lambda trial: (trial["validation_dice"], -trial["learning_rate"]))
+        lost = {"status": "failed", "reason": reason, "learning_rate": None, "border": False}
+        return lost | {"runner_up": None, "margin": None}
+    best, *others = sorted(
+        scored, key=lambda trial: (-trial["validation_dice"], trial["learning_rate"])
+    )
+    margin = best["validation_dice"] - others[0]["validation_dice"] if others else None
     rates = [trial["learning_rate"] for trial in tried]
     border = len(rates) > 2 and best["learning_rate"] in (min(rates), max(rates))
     return {
@@ -79,6 +94,8 @@ def choose(tried: list[dict[str, Any]]) -> dict[str, Any]:
         "reason": None,
         "learning_rate": best["learning_rate"],
         "border": border,
+        "runner_up": others[0]["learning_rate"] if others else None,
+        "margin": None if margin is None else round(margin, 6),
     }
 
 
@@ -91,9 +108,15 @@ def _try(
     args: argparse.Namespace,
     here: Place,
 ) -> dict[str, Any]:
-    """One run; its state stays until all are done, so that a killed tuning repeats none."""
+    """One run; its state stays until all are done, so that a killed tuning repeats none.
+
+    Only the last weights are judged, so that nothing is validated on the way.
+    """
+    steps = settings.steps_for(tune.labelled)
+    settings = settings.model_copy(update={"validate_every": steps})
+    validation = held_out(splits, tune)
     facts: dict[str, Any] = {
-        "steps": settings.steps_for(tune.labelled),
+        "steps": steps,
         "seed": seed_of(tune.replicate, tune.labelled),
         "labelled": tune.labelled,
         "replicate": tune.replicate,
@@ -106,7 +129,8 @@ def _try(
     try:
         work = work_folder(base, key, files | {"encoder": args.encoder})
         model = start(settings, options, plan, args.encoder, facts)
-        fitted = train(model, settings, plan, (args.store, splits), facts, here, work)
+        data = (args.store, splits)
+        fitted = train(model, settings, plan, data, facts, here, work, validation=validation)
     except TrainingFailed as error:
         return outcome | {"status": "failed", "reason": str(error)}
     score = fitted.progress.rows[-1].get("validation_dice")
@@ -126,4 +150,6 @@ def _said(trial: dict[str, Any]) -> str:
 
 def _choice(chosen: dict[str, Any]) -> str:
     text = f"chose {chosen['learning_rate']:g}"
+    if chosen["margin"] is not None:
+        text += f", {100 * chosen['margin']:.1f} points before {chosen['runner_up']:g}"
     return text + (", an end of the list: try further ones" if chosen["border"] else "")

@@ -1,11 +1,38 @@
-"""What the intervals of a study do not cover."""
+"""What the comparisons of a study are not, and what their intervals do not cover."""
 
 from __future__ import annotations
 
-from medcl.config import origin_of, primary_pairs
+from medcl.config import Study, origin_of, primary_pairs, tuned_unlike
 from medcl.study.prose import listed
 from medcl.study.results import Results
 from medcl.study.sentences import METHOD_SEEDS
+
+
+def unlike_controls(study: Study) -> list[str]:
+    """What else differs in primary comparisons of arms that are fine-tuned unlike their control.
+
+    It stands before the numbers: such a difference is no gain of the pretraining alone.
+    """
+    found = []
+    for arm in dict.fromkeys(name for name, _ in primary_pairs(study)):
+        keys = tuned_unlike(study, arm, str(study.control))
+        if not keys:
+            continue
+        alike = [
+            name
+            for name, other in study.arms.items()
+            if other.from_scratch and not tuned_unlike(study, name, arm)
+        ]
+        remedy = (
+            f"compare it with {alike[0]}, which starts from random weights and is fine-tuned alike"
+            if alike
+            else f"add an arm from scratch that has the `finetune` of {arm}, and compare with that"
+        )
+        found.append(
+            f"{arm} is fine-tuned with another {keys} than {study.control}: its difference is not "
+            f"of the pretraining alone; {remedy}."
+        )
+    return found
 
 
 def caveats(results: Results) -> list[str]:

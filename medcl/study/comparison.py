@@ -1,7 +1,9 @@
 """Every arm at every label count, beside the arm that starts from scratch: comparison.csv.
 
-A case scores the mean over the classes that are defined for it. Replicate r of an arm is paired
-with replicate r of the control: same labelled subset, same fine-tuning seed.
+A case scores the mean over the classes that are defined for it: for overlaps those of its
+reference, which are the same in every arm, so that a difference of means is the mean of the
+differences. Replicate r of an arm is paired with replicate r of the control: same labelled subset,
+same fine-tuning seed.
 """
 
 from __future__ import annotations
@@ -193,8 +195,8 @@ def difference_table(
 ) -> Float[np.ndarray, "R C"]:  # fmt: skip
     """Difference to `control` of each replicate and test case.
 
-    The mean over the classes that are defined for both: an arm that finds a class the other has
-    lost is not charged for its distances there.
+    The mean over the classes that are defined for both. Of overlaps these are the classes of the
+    reference; of distances an arm that finds a class the other has lost is not charged there.
     """
     names = [name] if name is not None else list(results.study.dataset.classes)
     differences = []
@@ -240,36 +242,6 @@ def case_values(
             if case in defined and not math.isnan(value) and name in (None, of):
                 defined[case].append(value)
     return [math.fsum(values) / len(values) if values else math.nan for values in defined.values()]
-
-
-def class_values(run: Run, name: str, *, weights: str, metric: str = "dice") -> list[float]:
-    """Value of each test case for a class, nan where undefined; empty for a run that is not ok."""
-    if run.status != OK:
-        return []
-    table = run.scores.get((weights, metric), {})
-    return [value for (_, of), value in table.items() if of == name]
-
-
-def lost_classes(results: Results, arm: str, labelled: int) -> dict[str, list[int]]:
-    """Classes with a mean Dice of 0 -> the replicates in which they are lost."""
-    found: dict[str, list[int]] = {}
-    weights = results.study.primary.weights
-    for name in results.study.dataset.classes:
-        for run in results.runs_of(arm, labelled):
-            values = [v for v in class_values(run, name, weights=weights) if not math.isnan(v)]
-            if values and max(values) == 0:
-                found.setdefault(name, []).append(run.replicate)
-    return found
-
-
-def collapsed(results: Results) -> list[tuple[str, int, str, list[int]]]:
-    """Lost classes of the whole study: arm, labelled, class, replicates."""
-    return [
-        (arm, labelled, name, lost)
-        for arm in results.study.arms
-        for labelled in results.study.labelled
-        for name, lost in lost_classes(results, arm, labelled).items()
-    ]
 
 
 def write_comparison(path: str | Path, comparisons: Sequence[Comparison], results: Results) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from medcl.config import Evaluate, Options, Pretrain, Study, primary_pairs, settings_of
 from medcl.config.protocol import PROBES
-from medcl.study import arm_words, prose
+from medcl.study import arm_words, prose, tuning_words
 from medcl.study import protocol as plan
 from medcl.study.measures import MEASURES
 from medcl.study.prose import listed, plural
@@ -23,8 +23,8 @@ def protocol(results: Results) -> dict[str, str]:
         "Arms": " ".join(arm_words.arms(study)),
         "Pretraining": _pretraining(study, results),
         "Fine-tuning": _tuning(study),
-        "Learning rates": _rates(results),
-        "Bound": _bound(results),
+        "Learning rates": tuning_words.rates(results),
+        "Bound": tuning_words.bound(results),
         "Prediction and scores": _scoring(study.evaluate, study),
         "Statistics": _comparing(study, results.control) if results.control else None,
     }
@@ -186,53 +186,6 @@ def _differ(study: Study) -> str:
     return f"{start}, but for what is said of them above." if more else f"{start}."
 
 
-def _rates(results: Results) -> str:
-    """How the learning rates were found."""
-    study, tune = results.study, results.study.tune
-    if tune is None:
-        return "medcl tuned no setting: learning rates are those of the configuration."
-    if not plan.trials(study):
-        return "No arm has a learning rate."
-    rates = listed((f"{rate:g}" for rate in tune.learning_rates), "or")
-    found = [
-        f"{arm} {float(chosen['learning_rate']):g}"
-        for arm, chosen in results.tuned.items()
-        if chosen.get("learning_rate") is not None
-    ]
-    text = (
-        f"The learning rate of each arm that is trained was chosen from {rates} by the mean "
-        "validation Dice of the last weights after training"
-        f"{f' for {tune.steps} steps' if tune.steps else ''} on the first {tune.labelled} of order "
-        f"{tune.replicate}, which no reported replicate uses: "
-        f"{listed(found) or 'none was found'}."
-    )
-    sources = {row.arm: row.tuned.split("/")[1] for row in plan.runs(study) if row.tuned}
-    taken = [f"{arm} (from {other})" for arm, other in sources.items() if other != arm]
-    return f"{text} Taken from another arm: {listed(taken)}." if taken else text
-
-
-def _bound(results: Results) -> str | None:
-    """The trainings on all labels."""
-    study, bound = results.study, results.study.bound
-    if bound is None:
-        return None
-    count = len(results.splits.candidates(0)) if results.splits else 0
-    settings = plan.bound_run(study, 0).settings
-    if settings.mode in PROBES:
-        return (
-            f"As a bound of what more labels could give, {bound.arm} was fitted to every labelled "
-            f"candidate{f' ({count})' if count else ''}, with {plural(bound.replicates, 'seed')}. "
-            "It enters no comparison."
-        )
-    length = f", for {settings.steps_for(count)} steps" if count else ""
-    many = f" ({count})" if count else ""
-    return (
-        f"As a bound of what more labels could give, {bound.arm} was trained on every labelled "
-        f"candidate{many}, with {plural(bound.replicates, 'seed')}{length}, and otherwise as with "
-        "few labels. It enters no comparison."
-    )
-
-
 def _weights(study: Study) -> str:
     """Which weights the results are of."""
     every = plural(study.finetune.validate_every, "step")
@@ -255,9 +208,11 @@ def _scoring(evaluate: Evaluate, study: Study) -> str:
         "and scored on the original voxel grid in mm: Dice, intersection over union, 95th "
         "percentile Hausdorff distance (HD95), average symmetric surface distance (ASSD) and "
         f"normalised surface Dice (NSD, tolerance {evaluate.nsd_tolerance_mm:g} mm). A class "
-        "absent from both reference and prediction of a case is undefined there and left out. "
-        "A case scores the mean over its defined classes; the cases of one test subject are "
-        "averaged to the subject."
+        "that the reference of a case does not have is left out there, whether or not it was "
+        "predicted; such false finds are counted instead. A class that was not found has overlaps "
+        "of 0 and no distances. A case scores the mean over its classes, a paired difference of "
+        "distances is over those found in both arms; the cases of one test subject are averaged "
+        "to the subject."
     )
 
 

@@ -13,13 +13,8 @@ from medcl.study.cells import (
     raw,
     rules_of,
 )
-from medcl.study.comparison import (
-    case_table,
-    class_values,
-    difference_of,
-    lost_classes,
-    mean_of,
-)
+from medcl.study.classes import LOST, FalseFinds, class_values, false_finds, lost_classes
+from medcl.study.comparison import case_table, difference_of, mean_of
 from medcl.study.measures import MEASURES, SECONDARY, WEIGHTS
 from medcl.study.results import OK, Results
 from medcl.study.statistics import MIN_REPLICATES
@@ -27,8 +22,17 @@ from medcl.study.tables import Cell, Column, Number, Table
 
 
 def classes(results: Results) -> Table:
-    """Mean Dice of each class, in brackets the replicates in which it is lost."""
+    """Mean Dice of each class, in brackets the replicates in which it is lost; and false finds.
+
+    These have a column for each class that some test case does not have.
+    """
     names = list(results.study.dataset.classes)
+    without = {
+        (arm, labelled, name): false_finds(results, arm, labelled, name)
+        for labelled, arm in pairs(results)
+        for name in names
+    }
+    partly = [n for n in names if any(w.absent for (*_, of), w in without.items() if of == n)]
     weights = results.study.primary.weights
     rows: list[list[Cell]] = []
     for labelled, arm in pairs(results):
@@ -38,13 +42,29 @@ def classes(results: Results) -> Table:
         for name in names:
             values = [v for run in runs for v in class_values(run, name, weights=weights)]
             row.append(Number(mean_of_known(values), 1, 100.0, note=len(lost.get(name, ()))))
-        rows.append(row)
+        rows.append([*row, *(_false_finds(without[arm, labelled, name]) for name in partly)])
     caption = (
         f"Mean Dice of each class in points, of {_weights(results)}, over replicates and the test "
-        "cases where it is defined. In brackets: replicates in which it is 0 throughout."
+        f"cases that have it. In brackets: replicates in which it is lost ({LOST})."
     )
-    columns = (*WHO, *(Column(n, n, "n", note=f"{n}_lost_replicates") for n in names))
-    return Table("classes", caption, columns, rows, rules_of(rows))
+    if partly:
+        caption += (
+            " Found without it: in how many predictions of test cases that do not have a class it "
+            "is all the same; they enter no score."
+        )
+    columns = [*WHO, *(Column(n, n, "n", note=f"{n}_lost_replicates") for n in names)]
+    columns += [
+        Column(f"{n}_found_without", f"{n} found without it", "n", note=f"{n}_cases_without")
+        for n in partly
+    ]
+    return Table("classes", caption, tuple(columns), rows, rules_of(rows))
+
+
+def _false_finds(count: FalseFinds) -> Number:
+    """`3 of 20`"""
+    if not count.absent:
+        return Number(None)
+    return Number(count.found, 0, note=count.absent, text=f"{count.found} of {count.absent}")
 
 
 def class_differences(results: Results) -> Table:
@@ -91,8 +111,8 @@ def metrics(results: Results) -> Table:
     tolerance = results.study.evaluate.nsd_tolerance_mm
     caption = (
         f"Means over replicates, test cases and classes, of {_weights(results)}. In brackets: "
-        "values that are undefined "
-        "(an empty reference or prediction has no distance) and left out of the mean, so that an "
+        "values that are undefined and left out of the mean (all of a class that a case does not "
+        "have; distances where nothing is predicted), so that an "
         "arm that misses a class may look better than it is. NSD with a tolerance of "
         f"{tolerance:g} mm. Last column: Dice in points of {WEIGHTS[other]}."
     )
@@ -113,8 +133,8 @@ def metric_differences(results: Results) -> Table:
         rows.append(row)
     caption = (
         f"Paired differences to {results.control} with 95 % intervals, of {_weights(results)}: "
-        "mean over the classes defined in both arms of a case; of distances, less is better. "
-        "Secondary, not corrected."
+        "mean over the classes of a case, of distances over those found in both arms, where less "
+        "is better. Secondary, not corrected."
     )
     columns = (*WHO, *(column_of(m, interval=True) for m in shown))
     return Table("metric_differences", caption, columns, rows, rules_of(rows))

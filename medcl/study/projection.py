@@ -173,9 +173,12 @@ def _seconds(study: Study, row: Row, steps: int | None, pace: Pace) -> float | N
         return None if labelled is None else labelled * step
     held = study.split.validation
     subjects = held if isinstance(held, int) else len(held)
-    volumes = min(subjects, max(2, row.labelled or subjects))
     networks = networks_of(study, row)
-    validations = networks * math.ceil(steps / networks / row.settings.validate_every)
+    if row.stage == "tune":  # judged once, on all of them
+        volumes, validations = subjects, 1
+    else:
+        volumes = min(subjects, max(2, row.labelled or subjects))
+        validations = networks * math.ceil(steps / networks / row.settings.validate_every)
     seconds = steps * step + validations * volumes * pace.validate.get(row.arm, 0.0)
     if study.arms[row.arm].selftrain and pace.pool is not None:
         pool = max(0, pace.pool - (labelled or 0))

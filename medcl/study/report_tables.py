@@ -8,12 +8,8 @@ import numpy as np
 
 from medcl.study import prose, protocol
 from medcl.study.cells import WHO, detectable, estimated, p_cell, rules_of, scaled
-from medcl.study.comparison import (
-    Comparison,
-    bound_means,
-    difference_table,
-    lost_classes,
-)
+from medcl.study.classes import LOST, lost_classes
+from medcl.study.comparison import Comparison, bound_means, difference_table
 from medcl.study.cost import costs
 from medcl.study.measures import MEASURES, WEIGHTS
 from medcl.study.prose import NONE
@@ -34,7 +30,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
             Column("p_holm", "p after Holm", "n"),
         ]
     columns += [
-        Column("lost", "classes at 0", "t"),
+        Column("lost", "classes lost", "t"),
         Column("replicates", "replicates", "n"),
         Column("seconds", "seconds", "n"),
     ]
@@ -61,8 +57,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
             "primary comparisons; without it a comparison is secondary, or has no interval"
         )
     caption += (
-        ". Classes at 0: in how many replicates the mean Dice of a class is 0. Seconds: mean "
-        "fine-tuning"
+        f". Classes lost: in how many replicates a class has a {LOST}. Seconds: mean fine-tuning"
     )
     caption += " and one whole pretraining." if protocol.pretrainings(results.study) else "."
     caption += " All: the bound, trained on every labelled candidate." if bounds else ""
@@ -76,7 +71,7 @@ def _replicates(item: Comparison, results: Results) -> Number:
 
 
 def lost_words(results: Results, arm: str, labelled: int) -> str:
-    """`spleen 2/5`: classes with a mean Dice of 0 and in how many finished replicates."""
+    """`spleen 2/5`: classes that are lost and in how many finished replicates."""
     done = sum(run.status == OK for run in results.runs_of(arm, labelled))
     found = lost_classes(results, arm, labelled)
     return ", ".join(f"{name} {len(lost)}/{done}" for name, lost in found.items()) or NONE

@@ -17,6 +17,7 @@ from medcl.config import Study, load_study
 from medcl.data.cases import Case, read_cases
 from medcl.data.splits import Splits, read_splits
 from medcl.files import read_json, read_yaml
+from medcl.segmentation.metrics import FALSE_FIND
 from medcl.study import protocol
 
 Scores = dict[tuple[str, str], dict[tuple[str, str], float]]
@@ -200,13 +201,17 @@ def _status(outcome: dict[str, Any], what: str) -> tuple[str, str | None]:
 
 
 def read_scores(file: Path) -> Scores:
-    """Read `metrics.csv`; an empty value is nan."""
+    """Read `metrics.csv`; an empty value is nan, and so is that of a class that is not there.
+
+    Files of earlier versions give a false find a Dice of 0: they are read by the rule of today.
+    """
     scores: Scores = {}
     if file.is_file():
         with open(file, encoding="utf-8", newline="") as lines:
             for row in csv.DictReader(lines):
                 table = scores.setdefault((row["weights"], row["metric"]), {})
-                table[row["case"], row["class"]] = _number(row["value"])
+                absent = row.get("note") == FALSE_FIND
+                table[row["case"], row["class"]] = math.nan if absent else _number(row["value"])
     return scores
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medcl.study import ensembles, methods, metric_tables, prose, report_tables
-from medcl.study.caveats import caveats
-from medcl.study.comparison import Comparison, collapsed
+from medcl.study.caveats import caveats, unlike_controls
+from medcl.study.classes import LOST, collapsed, false_find_words
+from medcl.study.comparison import Comparison
 from medcl.study.headline import headline, kind_of, spent_instead
 from medcl.study.markup import (
     Html,
@@ -61,7 +62,7 @@ def _title(results: Results) -> str:
 
 def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
     """A sentence per label count, the table, every comparison, and what is missing."""
-    warnings = [paragraph(text, class_="notice") for text in notices(results, comparisons)]
+    warnings = [paragraph(ticked(text), class_="notice") for text in notices(results, comparisons)]
     table = report_tables.answer(results, comparisons).html()
     if not results.control:
         said = tag("ul", *(tag("li", lone_words(item)) for item in comparisons))
@@ -139,8 +140,9 @@ def _said(results: Results, item: Comparison) -> Html:
         for arm in (item.control or "", item.arm)
         if (words := report_tables.lost_words(results, arm, item.labelled)) != prose.NONE
     ]
-    zeros = tag("small", f"Replicates with a class at Dice 0: {'; '.join(lost)}.") if lost else ""
-    return tag("li", mark, comparison_words(item), zeros, class_=kind.replace(" ", "-"))
+    words = f"Replicates that lost a class ({LOST}): {'; '.join(lost)}."
+    small = tag("small", words) if lost else ""
+    return tag("li", mark, comparison_words(item), small, class_=kind.replace(" ", "-"))
 
 
 def comparison_words(item: Comparison) -> str:
@@ -182,16 +184,22 @@ def lone_words(item: Comparison) -> str:
 
 
 def notices(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
-    """What a reader must know beside the sentences: missing runs, lost classes, left-out cases."""
-    found = []
+    """What a reader must know beside the sentences: unlike fine-tunings, missing runs, lost and
+    falsely found classes, left-out cases."""
+    found = unlike_controls(results.study)
     lost = [run for item in comparisons for run in item.missing]
     if lost:
         words = prose.missing_words(lost, results.study.replicates)
         found.append(f"Missing: {words}. The reasons stand under “Runs that did not finish”.")
     if gone := collapsed(results):
         found.append(
-            f"Class collapse: mean Dice 0 in at least one replicate for {prose.lost_words(gone)}. "
+            f"Class collapse: {LOST} in at least one replicate for {prose.lost_words(gone)}. "
             "Differences there show whether a class was found at all."
+        )
+    if words := false_find_words(results):
+        found.append(
+            f"Found where it is not: {words}. A test case without a class enters no score of it; "
+            "the table of classes counts such finds."
         )
     undefined = max((item.mean.undefined_cases for item in comparisons), default=0)
     if undefined:
@@ -249,7 +257,7 @@ def classes(results: Results, forests: Sequence[Picture]) -> Html:
     """Each class by itself: differences, means, and the classes that were lost."""
     lost = [
         f"{name} is lost in {'replicate' if len(replicates) == 1 else 'replicates'} "
-        f"{prose.ranges(replicates)} of {arm} with {labelled} labelled (mean Dice 0)"
+        f"{prose.ranges(replicates)} of {arm} with {labelled} labelled ({LOST})"
         for arm, labelled, name, replicates in collapsed(results)
     ]
     caption = (

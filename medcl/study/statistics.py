@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
+from scipy.optimize import brentq
 
 LEVEL = 0.05
 CONFIDENCE = 1 - LEVEL
@@ -228,8 +229,11 @@ def precision(spread: Spread, replicates: int, subjects: int) -> tuple[float, fl
 def power(difference: float, error: float, degrees: float, *, level: float = LEVEL) -> float:
     """Chance to find a true `difference`: both tails of the noncentral t beyond the limit."""
     limit = stats.t.ppf(1 - level / 2, degrees)
-    shift = difference / error
-    return float(stats.nct.sf(limit, degrees, shift) + stats.nct.cdf(-limit, degrees, shift))
+    shift = abs(difference) / error
+    against = float(stats.nct.cdf(-limit, degrees, shift))
+    # Less than the normal tail beyond `shift`; scipy gives nan where it is too small to be told.
+    against = 0.0 if math.isnan(against) else against
+    return float(stats.nct.sf(limit, degrees, shift)) + against
 
 
 def t_interval(
@@ -248,9 +252,14 @@ def t_interval(
 def detectable_difference(error: float, degrees: float, *, level: float = LEVEL) -> float:
     """The smallest true difference that a study this precise would find with 80 % power.
 
-    Sum of two quantiles of t times the standard error; the power at this difference lies within
-    two per cent of the nominal one from 3 degrees of freedom on. Under Holm's correction for m
-    comparisons a lone difference is tested at 0.05 / m: give that as `level`.
+    `power` solved for the difference, to a millionth of the standard error. The sum of two
+    quantiles of t, often used instead, falls short: with 4 degrees of freedom and the level 0.05 /
+    12 the power at that difference is 73 %. Under Holm's correction for m comparisons a lone
+    difference is tested at 0.05 / m: give that as `level`.
     """
-    quantiles = stats.t.ppf([1 - level / 2, POWER], degrees)
-    return math.fsum(quantiles) * error
+    start = math.fsum(stats.t.ppf([1 - level / 2, POWER], degrees))
+
+    def lacking(shift: float) -> float:
+        return power(shift, 1.0, degrees, level=level) - POWER
+
+    return float(brentq(lacking, start / 2, 2 * start, xtol=1e-6)) * error

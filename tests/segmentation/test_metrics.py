@@ -213,7 +213,7 @@ VOXEL = box((5, 5, 5), (2, 2, 2), (3, 3, 3))
     ("prediction", "reference", "note", "overlap"),
     [
         (EMPTY, EMPTY, "both empty", None),
-        (VOXEL, EMPTY, "reference empty", 0.0),
+        (VOXEL, EMPTY, "reference empty", None),
         (EMPTY, VOXEL, "prediction empty", 0.0),
     ],
 )

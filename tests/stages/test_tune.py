@@ -1,12 +1,15 @@
 """A learning rate chosen on validation subjects, and what fine-tuning makes of it."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import test_training_stages as small
 import yaml
 
+from medcl.data.splits import Splits, read_splits, write_splits
 from medcl.errors import MedclError
 from medcl.files import read_yaml, write_json, write_yaml
 from medcl.stages import pretrain, tune
@@ -85,6 +88,29 @@ def test_a_killed_tuning_repeats_no_rate_it_has_tried(
     assert scores[0] == scores[1]
 
 
+def test_a_trial_is_judged_once_on_all_validation_subjects(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def judge(network: object, volumes: Sequence, plan: object) -> float:
+        seen.append(len(volumes))
+        return 0.5
+
+    monkeypatch.setattr(small.finetune, "validation_dice", judge)
+    shared = tmp_path / "splits"
+    shared.mkdir()
+    for name in ("store", "plan.yaml"):
+        (shared / name).symlink_to(study / name)
+    cases = read_splits(study / "splits.csv").rows
+    held = [row.case for row in cases if row.role != "test"][:5]
+    rows = [replace(row, role="validation" if row.case in held else row.role) for row in cases]
+    write_splits(shared / "splits.csv", Splits(tuple(rows)))
+    tuned = choose(shared, tmp_path / "tune", [1e-3, 1e-2], steps=4, validate_every=2)
+    assert seen == [5, 5]
+    assert tuned["validation"] == 5
+
+
 def trials(*scores: float | None) -> list[dict]:
     rates = [10.0**k for k in range(len(scores))]
     return [
@@ -94,20 +120,22 @@ def trials(*scores: float | None) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("scores", "rate", "border"),
+    ("scores", "rate", "border", "runner_up", "margin"),
     [
-        ((0.1, 0.3, 0.2), 10.0, False),
-        ((0.1, 0.3, 0.3), 10.0, False),
-        ((0.4, 0.3, 0.2), 1.0, True),
-        ((None, 0.3, 0.5), 100.0, True),
-        ((0.1, 0.3), 10.0, False),
+        ((0.1, 0.3, 0.2), 10.0, False, 100.0, 0.1),
+        ((0.1, 0.3, 0.3), 10.0, False, 100.0, 0.0),
+        ((0.4, 0.3, 0.2), 1.0, True, 10.0, 0.1),
+        ((None, 0.3, 0.5), 100.0, True, 10.0, 0.2),
+        ((0.1, 0.3), 10.0, False, 1.0, 0.2),
+        ((None, 0.3, None), 10.0, False, None, None),
     ],
 )
-def test_of_equals_the_lower_rate_is_chosen_and_an_end_of_the_list_is_marked(
-    scores: tuple, rate: float, border: bool
+def test_of_equals_the_lower_rate_is_chosen_and_an_end_of_the_list_and_the_margin_are_told(
+    scores: tuple, rate: float, border: bool, runner_up: float | None, margin: float | None
 ) -> None:
     chosen = tune.choose(trials(*scores))
     assert (chosen["learning_rate"], chosen["border"]) == (rate, border)
+    assert (chosen["runner_up"], chosen["margin"]) == (runner_up, margin)
 
 
 def test_fine_tuning_takes_the_rate_that_was_chosen(study: Path, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ class Fake:
     failed: tuple[tuple[str, int, int], ...] = ()
     failed_pretraining: tuple[str, ...] = ()
     collapsed: tuple[tuple[str, int, int, str], ...] = ()
+    absent: tuple[tuple[str, str], ...] = ()  # (case, class) that the reference does not have
+    inventive: tuple[str, ...] = ()  # arms that find those classes all the same
     unknown_subjects: bool = False
     identifiers: str = "hashed"
     volumes: bool = True
@@ -272,16 +274,22 @@ def _metrics(fake, key, splits, dice, rng):
             for weights, more in (("last", 0.0), ("selected", 0.004)):
                 score = 0.0 if gone else min(1.0, value + more)
                 far = "" if gone else round(30 * (1 - score), 3)
+                is_there = (case, name) not in fake.absent
+                found_mm3 = 0.0 if gone else 1100.0
+                if not is_there:
+                    found_mm3 = 300.0 if key[0] in fake.inventive else 0.0
                 for metric, found in (
                     ("dice", round(score, 5)),
                     ("iou", round(score / (2 - score), 5)),
                     ("hd95_mm", far),
                     ("nsd", round(0.9 * score, 5)),
                     ("assd_mm", "" if gone else round(8 * (1 - score), 3)),
-                    ("reference_mm3", 1200.0),
-                    ("predicted_mm3", 0.0 if gone else 1100.0),
+                    ("reference_mm3", 1200.0 if is_there else 0.0),
+                    ("predicted_mm3", found_mm3),
                 ):
                     note = "prediction empty" if found == "" else ""
+                    if not is_there and not metric.endswith("_mm3"):
+                        found, note = "", "reference empty" if found_mm3 else "both empty"
                     subject = splits.subject_of[case]
                     yield [case, subject, weights, name, metric, found, note]
 

@@ -93,8 +93,9 @@ def test_the_methods_tell_the_rates_their_sources_and_the_bound(tmp_path: Path) 
     changed["finetune"] |= {"mode": "sawtooth", "mixup": 0.2, "core_tuning": 0.5}
     rates = {"learning_rates": [0.001, 0.01], "labelled": 2, "steps": 50}
     write_yaml(file, changed | {"tune": rates})
-    for arm in ("scratch", "voco"):
-        tuned = {"status": "ok", "learning_rate": 0.01}
+    ahead = {"runner_up": 0.001, "margin": 0.0234, "validation": 4}
+    for arm, more in (("scratch", {}), ("voco", ahead)):
+        tuned = {"status": "ok", "learning_rate": 0.01} | more
         write_yaml(tmp_path / f"small/tune/{arm}/tuned.yaml", tuned)
     found = methods.protocol(read_results(file, tmp_path / "small"))
     assert list(found) == [
@@ -102,9 +103,12 @@ def test_the_methods_tell_the_rates_their_sources_and_the_bound(tmp_path: Path) 
         "Prediction and scores", "Statistics",
     ]  # fmt: skip
     rates_said = found["Learning rates"]
-    assert "chosen from 0.001 or 0.01 by the mean validation Dice" in rates_said
+    assert (
+        "chosen from 0.001 or 0.01 by the mean validation Dice of the last weights (on all 4 "
+        "validation subjects) after training for 50 steps"
+    ) in rates_said
     assert "for 50 steps on the first 2 of order 31, which no reported replicate uses" in rates_said
-    assert "scratch 0.01 and voco 0.01" in rates_said
+    assert "scratch 0.01 and voco 0.01 (2.3 points before 0.001)" in rates_said
     assert "scratch-long (from scratch) and self (from voco)" in rates_said
     assert (
         "scratch was trained on every labelled candidate (10), with 2 seeds, for 600 steps"

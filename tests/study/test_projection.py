@@ -49,10 +49,11 @@ def test_the_hours_are_steps_times_pace_validations_and_the_start_of_each_proces
 
 
 def test_trial_runs_and_the_bound_are_counted() -> None:
-    tune = {"learning_rates": [1e-3, 2e-3, 4e-3], "labelled": 1, "steps": 10}
+    tune = {"learning_rates": [1e-3, 2e-3, 4e-3], "labelled": 1, "steps": 20}
     whole = study(tune=tune, bound={"arm": "scratch", "steps": 100})
     made = {(item.stage, item.arm): item for item in project(whole, PACE)}
-    assert made["tune", "scratch"].seconds == 3 * (10 * 0.5 + 1 * 2 * 3) + 4
+    # Each rate is judged once, on all 3 validation subjects.
+    assert made["tune", "scratch"].seconds == 3 * (20 * 0.5 + 3 * 3) + 4
     assert ("tune", "long") not in made
     assert made["finetune, bound", "scratch"].seconds == 2 * (100 * 0.5 + 10 * 3 * 3 + 4)
     assert made["predict", "scratch"].jobs == 6 + 2

@@ -231,9 +231,18 @@ def test_a_self_trained_arm_may_need_what_its_teacher_has() -> None:
     assert protocol.run(found, "taught", 1, 0).settings.mixup == 0.2
 
 
+def primary(**changed: object) -> set[str]:
+    return {arm for arm, _ in primary_pairs(study(**changed))}
+
+
 def test_arms_that_are_fine_tuned_otherwise_are_not_primary_unless_named() -> None:
-    assert {arm for arm, _ in primary_pairs(study())} == {"mae", "dense"}
+    assert primary() == {"dense"}
     often = ARMS | {"dense": ARMS["dense"] | {"finetune": {"save_every_s": 3}}}
-    assert {arm for arm, _ in primary_pairs(study(arms=often))} == {"mae", "dense"}
-    named = study(primary={"arms": ["short"]})
-    assert {arm for arm, _ in primary_pairs(named)} == {"short"}
+    assert primary(arms=often) == {"dense"}
+    assert primary(primary={"arms": ["short"]}) == {"short"}
+
+
+def test_a_pretrained_arm_that_is_a_control_is_not_primary_unless_named_or_alone() -> None:
+    assert primary(arms=ARMS | {"mae": {"pretrain": PRETRAIN}}) == {"mae", "dense"}
+    assert primary(primary={"arms": ["mae", "dense"]}) == {"mae", "dense"}
+    assert primary(arms={"scratch": {}, "mae": ARMS["mae"]}) == {"mae"}

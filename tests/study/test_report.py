@@ -145,7 +145,7 @@ def test_lost_classes_stand_beside_the_gain_they_may_explain(page):
     text = text_of(page)
     assert re.search(
         r"With 1 labelled subject, [^▲▼○]*these 3 encoders \(voco\)[^▲▼○]*"
-        r"Replicates with a class at Dice 0: scratch: spleen 2/5\.",
+        r"Replicates that lost a class \(mean Dice below 1 point\): scratch: spleen 2/5\.",
         text,
     )
     assert re.search(r"1 scratch [\d.]+ \([\d. to]+\) spleen 2/5 5 ", text)

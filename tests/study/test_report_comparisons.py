@@ -78,8 +78,9 @@ def test_pretrained_arms_are_set_beside_every_further_control(tmp_path):
     text = text_of(page)
     sentences = [words for words in text.split("With ") if "; secondary" in words]
     assert "between scratch-long and training from scratch" in sentences[0]
-    assert all("these 3 encoders (voco)" in words for words in sentences[1:])
-    assert [" mae (" in words for words in sentences] == [False, False, True]
+    assert "this encoder (mae) and training from scratch" in sentences[1]  # a control: not primary
+    assert all("these 3 encoders (voco)" in words for words in sentences[2:])
+    assert [" mae (" in words for words in sentences] == [False, False, False, True]
     assert "scratch-long and mae are further controls" in text
     assert "scratch-long is trained from scratch for longer: what the pretraining of" in text
 
