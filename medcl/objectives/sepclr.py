@@ -257,11 +257,11 @@ class SepCLR(Objective):
         targets = [volume for volume in volumes if self.views.is_target(volume)]
         if len(targets) in (0, len(volumes)):
             counted = Counter(volume.extra[self.column] for volume in volumes)
-            values = ", ".join(f"'{value}' ({count})" for value, count in sorted(counted.items()))
+            shown = ", ".join(f"'{value}' ({count})" for value, count in sorted(counted.items()))
             what = "background" if targets else "target"
             raise TrainingFailed(
                 f"SepCLR: no {what} among {len(volumes)} pool cases: their '{self.column}' is "
-                f"{values}, and `background` is '{self.views.background}'; set `background` to "
+                f"{shown}, and `background` is '{self.views.background}'; set `background` to "
                 "the value of the healthy, or add cases of the other cohort"
             )
         ranges = []
