@@ -114,9 +114,10 @@ def accuracy(
         there = _compared(positives[rows], ids[rows], key_ids)
         cosines = q[rows] @ k.T
         own = cosines.gather(1, positives[rows].clamp_min(0)[:, None])[:, 0]
-        ahead = cosines.masked_fill_(~there, -torch.inf) - own[:, None]
+        ahead = cosines.masked_fill_(~there, -torch.inf).sub_(own[:, None])
         tied = (ahead >= -slack).sum(1).clamp_min(1)  # the positive among them
-        right = right + ((ahead.amax(1) <= slack) & counted[rows]).div(tied).sum()
+        nearest = (ahead.amax(1) <= slack) & counted[rows]
+        right = right + (nearest.to(q) / tied).sum()
     return right / counted.sum().clamp_min(1)
 
 

@@ -97,7 +97,7 @@ class Matching(nn.Module):
     def remarks(self) -> list[str]:
         """What the summary has to say of the matches."""
         if self.matcher == "nearest":
-            return [f"matcher nearest: plain position for its first {self.every} steps"]
+            return [f"matcher nearest: by plain position up to step {self.every}"]
         if self.shifts is None:
             return []
         # A registration that is not believed leaves zeros, and so does the reference.

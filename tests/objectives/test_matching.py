@@ -92,7 +92,7 @@ def test_without_a_number_a_search_comes_every_quarter_of_the_steps(store, steps
     )
     objective.begin(steps, list(store))
     assert objective.refresh_every == every < steps
-    assert objective.remarks() == [f"matcher nearest: plain position for its first {every} steps"]
+    assert objective.remarks() == [f"matcher nearest: by plain position up to step {every}"]
 
 
 def test_a_search_that_would_never_come_is_refused_with_one_that_would(store):

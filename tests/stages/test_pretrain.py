@@ -144,7 +144,7 @@ def test_what_an_objective_remarks_is_kept_in_the_summary(study):
     _, summary = run(study, dense % "affine")
     assert "of 3 pool cases were registered to the reference" in summary["diagnosis"][0]
     _, summary = run(study, dense % "nearest", "nearest")
-    assert "plain position for its first 1 steps" in summary["diagnosis"][0]
+    assert "by plain position up to step 1" in summary["diagnosis"][0]
 
 
 def test_reading_labels_is_limited_to_labelled_cases_and_said(study):
