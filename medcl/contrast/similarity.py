@@ -101,7 +101,11 @@ def accuracy(
     ids: Int[Tensor, " N"],
     key_ids: Int[Tensor, " M"],
 ) -> Float[Tensor, ""]:
-    """Share of the rows whose positive is the nearest key; a tie counts as nearest."""
+    """Share of the rows whose positive is the nearest key.
+
+    A row whose positive is one of n nearest counts 1/n, so that equal vectors score by chance
+    (nnssl's NT-Xent counts it as right).
+    """
     q, k = unit(queries), unit(keys)
     counted = (ids >= 0) & (positives >= 0)
     slack = TIE * torch.finfo(q.dtype).eps
@@ -110,8 +114,10 @@ def accuracy(
         there = _compared(positives[rows], ids[rows], key_ids)
         cosines = q[rows] @ k.T
         own = cosines.gather(1, positives[rows].clamp_min(0)[:, None])[:, 0]
-        nearest = cosines.masked_fill(~there, -torch.inf).amax(1)
-        right = right + ((own + slack >= nearest) & counted[rows]).sum()
+        ahead = cosines.masked_fill_(~there, -torch.inf).sub_(own[:, None])
+        tied = (ahead >= -slack).sum(1).clamp_min(1)  # the positive among them
+        nearest = (ahead.amax(1) <= slack) & counted[rows]
+        right = right + (nearest.to(q) / tied).sum()
     return right / counted.sum().clamp_min(1)
 
 

@@ -70,3 +70,10 @@ def _fits(crop: Voxels, network: Network, name: str) -> None:
             f"objective {name}: crop: {tuple(sides)} voxels are no multiple of {needed}, by which "
             f"the network goes down; choose another `crop`, such as {nearest_crop(sides, needed)}"
         )
+    if sides == list(needed):
+        larger = tuple(2 * step if step > 1 else 1 for step in needed)
+        raise MedclError(
+            f"objective {name}: crop: {tuple(sides)} voxels are a single one at the lowest level "
+            f"of the network, which goes down by {needed}, and a single one has no deviation to "
+            f"normalise by; choose a larger `crop`, such as {larger}, or fewer `plan.strides`"
+        )

@@ -70,7 +70,15 @@ from medcl.networks.attention import CrossAttention
 from medcl.networks.base import Network
 from medcl.networks.heads import Prototypes
 from medcl.networks.unet import CONVOLUTION
-from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
+from medcl.objectives.base import (
+    Batch,
+    Embeddings,
+    Objective,
+    Terms,
+    Views,
+    in_float32,
+    refuse_slices,
+)
 from medcl.objectives.mae import blocks_to_voxels, draw_blocks
 from medcl.objectives.matching import Matching
 from medcl.views.augment import Augment, Spacing, apply
@@ -192,7 +200,8 @@ class Alice(Objective):
 
     matcher: position: the same share of the way through both bodies; affine: after registration;
         nearest: where the maps of the teacher are alike
-    refresh_every: nearest: steps between two searches; each passes the pool through the network
+    refresh_every: nearest: steps between two searches, each of which passes the pool through the
+        network; a quarter of all steps, 500 at most, if absent
     mask: share of the columns that is hidden from the student
     momentum: of the teacher at the start; it rises to 1
     temperatures: of the teacher, before and after they rise; 0.008 and 0.01 in the authors' code
@@ -216,7 +225,7 @@ class Alice(Objective):
         spacing: Spacing = (1.0, 1.0, 1.0),
         *,
         matcher: Matcher = "position",
-        refresh_every: Count = 500,
+        refresh_every: Count | None = None,
         mask: Share = 0.75,
         momentum: Share = 0.996,
         temperatures: tuple[Positive, Positive] = (0.04, 0.07),
@@ -229,8 +238,7 @@ class Alice(Objective):
     ) -> None:
         if crop is None:
             raise MedclError("Alice: no `crop`; build it with the plan's, or give the voxels")
-        if network.dims != 3:
-            raise MedclError("Alice: needs a network in 3-D; it matches crops of volumes")
+        refuse_slices(network, "Alice")
         super().__init__(network, AliceViews(spacing, crop, mask))
         sizes = {"hidden": hidden, "width": width, "prototypes": prototypes}
         self.head = Prototypes(network.channels[-1], **sizes)
@@ -244,14 +252,17 @@ class Alice(Objective):
         self.start, self.warm, self.steps = momentum, warm, 1
         self.temperatures = temperatures
         self.matching = Matching(matcher, refresh_every)
-        self.refresh_every = self.matching.every
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
         self.register_buffer("centre", torch.zeros(1, prototypes))
         self.register_buffer("centre_patch", torch.zeros(1, 1, prototypes))
 
     def begin(self, steps: int, volumes: Sequence[StoredVolume]) -> None:
         self.steps = steps
-        self.matching.begin(volumes)
+        self.matching.begin(steps, volumes)
+        self.refresh_every = self.matching.every
+
+    def remarks(self) -> list[str]:
+        return self.matching.remarks()
 
     def refresh(self, volumes: Sequence[StoredVolume], step: int) -> Views:
         assert isinstance(self.views, AliceViews)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medcl.data.store import StoredVolume
+from medcl.errors import MedclError
 from medcl.networks.base import Network
 
 Batch = dict[str, Tensor]
@@ -95,7 +96,8 @@ class Objective(nn.Module, ABC):
     def begin(self, steps: int, volumes: Sequence[StoredVolume]) -> None:
         """Called before the state of a run is loaded, with all cases it is trained on.
 
-        For schedules over all `steps`, and to make room for tables of the cases.
+        For schedules over all `steps`, and to make room for tables of the cases. Raises
+        TrainingFailed where what can be known of the cases says that nothing would be learnt.
         """
 
     def refresh(self, volumes: Sequence[StoredVolume], step: int) -> Views:
@@ -109,6 +111,19 @@ class Objective(nn.Module, ABC):
 
     def after_step(self) -> None:
         """Called after each optimiser step."""
+
+    def remarks(self) -> list[str]:
+        """Sentences for the summary of a run that its log cannot tell; asked for at its end."""
+        return []
+
+
+def refuse_slices(network: Network, name: str) -> None:
+    """Raise MedclError for a 2-D network, where the task `name` is one of volumes."""
+    if network.dims != 3:
+        raise MedclError(
+            f"{name}: needs a network in 3-D; set `plan.dims: 3`, or use an objective that takes "
+            "slices, such as dense, global_contrast or mae"
+        )
 
 
 Compare = Callable[[Any, Embeddings, Batch], tuple[Tensor, Terms]]

@@ -231,7 +231,8 @@ class Dense(Objective):
     mirror: probability of mirroring a view along each axis
     matcher: which places of two bodies are the same: position: the same share of the way through
         both; affine: after registration; nearest: where the embeddings are alike
-    refresh_every: nearest: steps between two searches; each passes the pool through the network
+    refresh_every: nearest: steps between two searches, each of which passes the pool through the
+        network; a quarter of all steps, 500 at most, if absent
     crop: voxels of a view; the plan's crop if absent
     """
 
@@ -249,7 +250,7 @@ class Dense(Objective):
         sigma_mm: Positive | None = None,
         mirror: Share = 0.0,
         matcher: Matcher = "position",
-        refresh_every: Count = 500,
+        refresh_every: Count | None = None,
         crop: Voxels | None = None,
     ) -> None:
         if crop is None:
@@ -258,7 +259,6 @@ class Dense(Objective):
         self.positives, self.temperature = positives, temperature
         self.sigma, self.sigma_mm = sigma, sigma_mm
         self.matching = Matching(matcher, refresh_every)
-        self.refresh_every = self.matching.every
         self.project = nn.Sequential(
             nn.Linear(network.channels[0], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH)
         )
@@ -275,7 +275,11 @@ class Dense(Objective):
         return self.project(interpolate(features, voxels[..., self.network.axes]))
 
     def begin(self, steps: int, volumes: Sequence[StoredVolume]) -> None:
-        self.matching.begin(volumes)
+        self.matching.begin(steps, volumes)
+        self.refresh_every = self.matching.every
+
+    def remarks(self) -> list[str]:
+        return self.matching.remarks()
 
     def refresh(self, volumes: Sequence[StoredVolume], step: int) -> Views:
         assert isinstance(self.views, DenseViews)

@@ -45,10 +45,18 @@ from medcl.config import Count, Share, Voxels
 from medcl.contrast.gather import gather, gather_all
 from medcl.contrast.sphere import collapse_terms
 from medcl.data.store import StoredVolume, Triple
-from medcl.errors import MedclError
+from medcl.errors import MedclError, TrainingFailed
 from medcl.networks.base import Network
 from medcl.networks.heads import Prototypes
-from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
+from medcl.objectives.base import (
+    Batch,
+    Embeddings,
+    Objective,
+    Terms,
+    Views,
+    in_float32,
+    refuse_slices,
+)
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.crops import box_at, random_box
 
@@ -144,7 +152,7 @@ class LesionViews(Views):
     def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
         """image; first, second: numbers of the patches of a pair; kind: 1, -1, or 0 for none."""
         (volume,) = volumes
-        label = self._lesion(volume.read_label(((0, 0, 0), volume.shape)))
+        label = self.marked(volume.read_label(((0, 0, 0), volume.shape)))
         voxels = np.flatnonzero(label)
         if len(voxels):
             middle = np.unravel_index(voxels[int(rng.integers(len(voxels)))], label.shape)
@@ -156,7 +164,7 @@ class LesionViews(Views):
             box = box_at(corner, self.size)
         else:
             box = random_box(volume.shape, volume.body, self.size, rng)
-        shares = lesion_shares(self._lesion(volume.read_label(box)), self.block)
+        shares = lesion_shares(self.marked(volume.read_label(box)), self.block)
         axes = [axis for axis, count in enumerate(shares.shape) if count > 1]
         anchors, places, kinds = mine_pairs(
             shares, upper=self.upper, lower=self.lower, distant=self.distant, axes=axes
@@ -180,8 +188,14 @@ class LesionViews(Views):
         )
         return {**batch, "image": apply(batch["image"], None, draw)[0]}
 
-    def _lesion(self, label: UInt8[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
+    def marked(self, label: UInt8[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
+        """Tell which voxels are of the lesion."""
         return label > 0 if self.lesion is None else label == self.lesion
+
+
+def _eighth(side: int) -> int:
+    """The largest divisor of a side that is an eighth of it at most; 1 of a side below 8."""
+    return max(n for n in range(1, max(1, side // 8) + 1) if side % n == 0)
 
 
 def _numbers(places: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -192,7 +206,8 @@ class LesionPatches(Objective):
     """Bring patches of lesion together and apart from what is around; see the module's text.
 
     lesion: number of the class in the plan's order, from 1; every class if absent
-    block: voxels of a patch; an eighth of the crop if absent
+    block: voxels of a patch; if absent, along each axis the largest that divides the crop into
+        eight patches at least
     upper: least share of lesion of an anchor and of a positive
     lower: largest share of lesion of a negative
     distant: take negatives twice as far away
@@ -226,10 +241,9 @@ class LesionPatches(Objective):
     ) -> None:
         if crop is None:
             raise MedclError("LesionPatches: no `crop`; build it with the plan's, or give it")
-        if network.dims != 3:
-            raise MedclError("LesionPatches: needs a network in 3-D; use a crop of one slice")
+        refuse_slices(network, "LesionPatches")
         if block is None:
-            x, y, z = (max(1, side // 8) for side in crop)
+            x, y, z = (_eighth(side) for side in crop)
             block = (x, y, z)
         if upper <= lower:
             raise MedclError(f"LesionPatches: upper {upper} has to be above lower {lower}")
@@ -249,6 +263,22 @@ class LesionPatches(Objective):
 
     def lacks(self, volume: StoredVolume) -> str | None:
         return None if volume.has_label else "a voxel label"
+
+    def begin(self, steps: int, volumes: Sequence[StoredVolume]) -> None:
+        """Raises TrainingFailed where no case holds a voxel of lesion."""
+        assert isinstance(self.views, LesionViews)
+        found: set[int] = set()
+        for volume in volumes:
+            label = volume.read_label(((0, 0, 0), volume.shape))
+            if self.views.marked(label).any():
+                return
+            found |= set(np.unique(label).tolist()) - {0}
+        wanted, known = self.views.lesion, ", ".join(map(str, sorted(found))) or "none"
+        raise TrainingFailed(
+            f"LesionPatches: no voxel of {'any class' if wanted is None else f'class {wanted}'} "
+            f"in the labels of {len(volumes)} pool cases (classes there: {known}); choose another "
+            "`lesion`, or another objective"
+        )
 
     def embed(self, batch: Batch) -> Embeddings:
         """patches: the mean of every encoder map over each patch, (B, N, E)."""

@@ -1,8 +1,9 @@
 """The matches of a training's cases: a table in its state, computed anew between passes.
 
 `refresh` fills it before the first step (affine) or every so many steps (nearest), from the whole
-volumes and, for the nearest neighbours, from the network as it is then. It is part of the state, so
-a resumed run goes on with the table it was stopped with. Several ranks share the cases among them.
+volumes and, for the nearest neighbours, from the network as it is then: an untrained one finds
+nothing, so the first steps match by plain position. It is part of the state, so a resumed run goes
+on with the table it was stopped with. Several ranks share the cases among them.
 
 The nearest neighbours of a case are looked for in a reference and the other way round, at the nodes
 of a grid over the one body among `FINE`^3 places of the other. Windows of the size of a crop cover
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from medcl.contrast.gather import gather, rank, world
 from medcl.contrast.similarity import unit
 from medcl.data.store import StoredVolume, Triple
+from medcl.errors import TrainingFailed
 from medcl.views.crops import box_at, is_tissue
 from medcl.views.matchers import (
     NODES,
@@ -35,27 +37,44 @@ from medcl.views.matchers import (
 )
 
 FINE = 24  # candidates along each axis
+QUARTER, EVERY = 4, 500  # a search every quarter of the steps, and every 500 of them at least
 
 # From crops and voxels in them, (1, C, X, Y, Z) and (1, P, 3), to an embedding of each, (1, P, E)
 Describe = Callable[[Tensor, Tensor], Tensor]
 
 
 class Matching(nn.Module):
-    """every: steps between two refreshes; for `nearest` alone, the other tables never change."""
+    """given: steps between two refreshes; for `nearest` alone, the other tables never change.
+
+    every: those of the run, known from `begin` on.
+    """
 
     shifts: Tensor | None
 
-    def __init__(self, matcher: Matcher, every: int) -> None:
+    def __init__(self, matcher: Matcher, given: int | None = None) -> None:
         super().__init__()
         self.matcher = matcher
-        self.every = every if matcher == "nearest" else None
+        self.given = given
+        self.every: int | None = None
         self.rows: dict[str, int] = {}
         self.register_buffer("shifts", None)
 
-    def begin(self, volumes: Sequence[StoredVolume]) -> None:
-        """Make room for all cases; they match by plain position until the first refresh."""
+    def begin(self, steps: int, volumes: Sequence[StoredVolume]) -> None:
+        """Make room for all cases; they match by plain position until the first refresh.
+
+        Raises TrainingFailed where `nearest` would not search once in all `steps`.
+        """
         if self.matcher == "position":
             return
+        if self.matcher == "nearest":
+            usual = max(1, min(EVERY, steps // QUARTER))
+            self.every = self.given or usual
+            if self.every >= steps:
+                raise TrainingFailed(
+                    f"refresh_every: {self.every}, the training has {steps} steps: `matcher: "
+                    f"nearest` would never search and be plain position; leave `refresh_every` "
+                    f"out (then {usual}), lower it, or train for more steps"
+                )
         count = NODES[self.matcher]
         self.rows = {volume.case: row for row, volume in enumerate(volumes)}
         self.shifts = torch.zeros(len(volumes), 2, count, count, count, 3)
@@ -69,9 +88,24 @@ class Matching(nn.Module):
         if self.matcher == "affine" and step == 0:
             reference = reference_of(volumes)
             self._fill([affine_shifts(reference, volume) for volume in _dealt(volumes)])
+            if rank() == 0:
+                print(*self.remarks(), flush=True)
         if self.every and step and step % self.every == 0:
             self._fill(self._nearest(volumes, size, describe))
         return Matches(self.rows, self.shifts.cpu().numpy().copy())
+
+    def remarks(self) -> list[str]:
+        """What the summary has to say of the matches."""
+        if self.matcher == "nearest":
+            return [f"matcher nearest: by plain position up to step {self.every}"]
+        if self.shifts is None:
+            return []
+        # A registration that is not believed leaves zeros, and so does the reference.
+        found, others = int(self.shifts.flatten(1).any(1).sum()), len(self.shifts) - 1
+        return [
+            f"matcher affine: {found} of {others} pool cases were registered to the reference, a "
+            "further one; those that were not match by plain position"
+        ]
 
     def _fill(self, shifts: list[np.ndarray]) -> None:
         """Join the tables of all ranks, which hold every so many cases each."""

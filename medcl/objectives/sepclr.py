@@ -18,9 +18,12 @@ little. With `attributes`, salient feature k follows column k of the table:
 
     mean_{i<j} exp(-(y_i - y_j)^2 / (2 tau_a)) (s_ik - s_jk)^2,    tau_a = 0.025, of the targets
 
-The cohort is a column of the user's own table of cases (of a csv source); a case without one is
-left out, and voxel labels are not read. A crop has to show what tells the cohorts apart: choose
-`crop` as large as the body where that is not everywhere.
+where y is the column scaled so that the target cases of the pool go from 0 to 1: ages a year apart
+would else be as unlike as any.
+
+The cohort is a column of the user's own table of cases (of a csv source); a case without one, or
+without a number for each attribute, is left out, and voxel labels are not read. A crop has to show
+what tells the cohorts apart: choose `crop` as large as the body where that is not everywhere.
 
 Reading the log: there is no chance level. Equal embeddings have the loss 0, but those of an
 untrained network already lie below it, because they are spread. Read the terms: `common_align` and
@@ -29,15 +32,17 @@ untrained network already lie below it, because they are spread. Read the terms:
 Source: Louiset, Duchesnay, Grigis, Gori, "Separating common from salient patterns with Contrastive
 Representation Learning", ICLR 2024, arXiv:2402.11928.
 
-Differs from the authors' code: a term without rows (no target, no background, fewer than two rows
-in a uniformity) is 0 instead of NaN. Volumes instead of images, with our augmentation. Batch
-statistics are taken over both views at once.
+Differs from the authors' code: attributes are scaled, as said above. A term without rows (no
+target, no background, fewer than two rows in a uniformity) is 0 instead of NaN. Volumes instead of
+images, with our augmentation. Batch statistics are taken over both views at once.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,7 +54,7 @@ from medcl.config import Count, Positive, Voxels
 from medcl.contrast.gather import gather_all
 from medcl.contrast.sphere import collapse_terms, pair_terms
 from medcl.data.store import StoredVolume, Triple
-from medcl.errors import MedclError
+from medcl.errors import MedclError, TrainingFailed
 from medcl.networks.base import Network
 from medcl.networks.heads import Standardise, pool
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
@@ -134,24 +139,33 @@ def total(terms: dict[str, Tensor], *, salient: float, null: float, joint: float
 
 @dataclass(frozen=True)
 class SepCLRViews(Views):
-    """Two changed views of a random crop, and the cohort of its case; `spacing` in mm."""
+    """Two changed views of a random crop, and the cohort of its case; `spacing` in mm.
+
+    ranges: of each attribute, what becomes 0 and what becomes 1.
+    """
 
     spacing: Spacing
     size: Triple
     column: str
     background: str
     attributes: tuple[str, ...]
+    ranges: tuple[tuple[float, float], ...]
+
+    def is_target(self, volume: StoredVolume) -> bool:
+        return volume.extra[self.column] != self.background
 
     def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
         """crops: the same crop twice; target: 1 for the target cohort; attributes."""
         (volume,) = volumes
         box = random_box(volume.shape, volume.body, self.size, rng)
         crop = torch.from_numpy(volume.read(box))
-        target = volume.extra[self.column] != self.background
-        numbers = [_number(volume, name) for name in self.attributes]
+        numbers = [
+            (float(volume.extra[name]) - low) / (high - low)
+            for name, (low, high) in zip(self.attributes, self.ranges, strict=True)
+        ]
         return {
             "crops": torch.stack([crop, crop]),
-            "target": torch.tensor(target),
+            "target": torch.tensor(self.is_target(volume)),
             "attributes": torch.tensor(numbers, dtype=torch.float32),
         }
 
@@ -165,15 +179,11 @@ class SepCLRViews(Views):
         return {**batch, "crops": changed.view_as(batch["crops"])}
 
 
-def _number(volume: StoredVolume, name: str) -> float:
-    value = volume.extra[name]
+def _is_number(value: str) -> bool:
     try:
-        return float(value)
+        return math.isfinite(float(value))
     except ValueError:
-        raise MedclError(
-            f"{volume.image}: SepCLR: '{name}' of case '{volume.case}' is '{value}', no number; "
-            "leave it out of `attributes`"
-        ) from None
+        return False
 
 
 class SepCLR(Objective):
@@ -186,7 +196,8 @@ class SepCLR(Objective):
     joint: weight of the joint entropy
     temperature: tau
     width: features of the common and of the salient vector
-    attributes: columns of numbers that the first salient features follow
+    attributes: columns of numbers that the first salient features follow, each scaled so that the
+        target cases of the pool go from 0 to 1
     attribute_weight: of each of them
     crop: voxels of a crop; the plan's crop if absent
     """
@@ -213,7 +224,9 @@ class SepCLR(Objective):
             raise MedclError("SepCLR: no `crop`; build it with the plan's, or give the voxels")
         if len(attributes) > width:
             raise MedclError(f"SepCLR: {len(attributes)} attributes, width {width}; raise `width`")
-        super().__init__(network, SepCLRViews(spacing, crop, column, background, attributes))
+        ranges = ((0.0, 1.0),) * len(attributes)
+        views = SepCLRViews(spacing, crop, column, background, attributes, ranges)
+        super().__init__(network, views)
         self.column, self.attributes = column, attributes
         self.weights = {"salient": salient, "null": null, "joint": joint}
         self.temperature, self.attribute_weight = temperature, attribute_weight
@@ -233,7 +246,35 @@ class SepCLR(Objective):
             if not volume.extra.get(name):
                 known = ", ".join(volume.extra) or "none"
                 return f"'{name}' in the table of cases (columns of its own: {known})"
+        for name in self.attributes:
+            if not _is_number(volume.extra[name]):
+                return f"a number as '{name}' in the table of cases (see `attributes`)"
         return None
+
+    def begin(self, steps: int, volumes: Sequence[StoredVolume]) -> None:
+        """Scale the attributes; TrainingFailed where there is but one cohort, or one value."""
+        assert isinstance(self.views, SepCLRViews)
+        targets = [volume for volume in volumes if self.views.is_target(volume)]
+        if len(targets) in (0, len(volumes)):
+            counted = Counter(volume.extra[self.column] for volume in volumes)
+            shown = ", ".join(f"'{value}' ({count})" for value, count in sorted(counted.items()))
+            what = "background" if targets else "target"
+            raise TrainingFailed(
+                f"SepCLR: no {what} among {len(volumes)} pool cases: their '{self.column}' is "
+                f"{shown}, and `background` is '{self.views.background}'; set `background` to "
+                "the value of the healthy, or add cases of the other cohort"
+            )
+        ranges = []
+        for name in self.attributes:
+            values = [float(volume.extra[name]) for volume in targets]
+            low, high = min(values), max(values)
+            if low == high:
+                raise TrainingFailed(
+                    f"SepCLR: '{name}' is {low:g} in all {len(targets)} target cases of the pool: "
+                    "nothing can follow it; leave it out of `attributes`"
+                )
+            ranges.append((low, high))
+        self.views = replace(self.views, ranges=tuple(ranges))
 
     def embed(self, batch: Batch) -> Embeddings:
         """features: pooled, of both views, (B, 2, E)."""

@@ -23,9 +23,10 @@ Other forms were published under the same name; `variant` chooses, voco_losses.p
 
 Reading the log: `pos + neg` at or above `chance`, the best answer that ignores the image, means
 nothing has been learnt (single steps scatter: average many). In v2 they are the published `intra`;
-for nnssl, which sums over the batch, the level is that of one volume. `zero_logits` near 1 means
-dead rectifiers, and `cell_cosine` near 1 a collapse: in both the gradient is zero and training does
-not recover. Positives are a crop and the cell that holds most of it, negatives a crop and a cell it
+for nnssl, which sums over the batch, the level is that of one volume. `zero_logits` is the share of
+zeros where a crop touches a cell (elsewhere 0 is the right answer): near 1 it means dead
+rectifiers, and `cell_cosine` near 1 a collapse; in both the gradient is zero and training does not
+recover. Positives are a crop and the cell that holds most of it, negatives a crop and a cell it
 does not touch. With 2 cells along each axis nearly every crop touches all cells, and neg is idle.
 
 Source: Wu, Zhuang, Chen, "VoCo: A Simple-yet-Effective Volume Contrastive Learning Framework for 3D
@@ -66,7 +67,15 @@ from medcl.data.store import Box, StoredVolume, Triple
 from medcl.errors import MedclError
 from medcl.networks.base import Network
 from medcl.networks.heads import pool, projector
-from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
+from medcl.objectives.base import (
+    Batch,
+    Embeddings,
+    Objective,
+    Terms,
+    Views,
+    in_float32,
+    refuse_slices,
+)
 from medcl.objectives.voco_chance import chance
 from medcl.objectives.voco_losses import (
     Variant,
@@ -103,25 +112,24 @@ class VoCoViews(Views):
     variant: Variant = "v1"
 
     def cell(self, volume: StoredVolume) -> Triple:
-        """Voxels of a cell; raises MedclError for a volume that the grid does not fit into."""
+        """Voxels of a cell of a volume that lacks nothing."""
+        if self.cells == "fixed":
+            return self.size
+        x, y, z = (side // n for side, n in zip(_sides(volume.body), self.grid, strict=True))
+        return x, y, z
+
+    def lacks(self, volume: StoredVolume) -> str | None:
+        """The voxels that the grid needs, where the volume has fewer along an axis."""
+        needed = _times(self.grid, self.size) if self.cells == "fixed" else self.grid
+        sides = volume.shape if self.cells == "fixed" else _sides(volume.body)
+        if all(side >= least for side, least in zip(sides, needed, strict=True)):
+            return None
         if self.cells == "own":
-            low, high = volume.body
-            x, y, z = ((b - a) // n for a, b, n in zip(low, high, self.grid, strict=True))
-            if min(x, y, z) < 1:
-                sides = tuple(b - a for a, b in zip(low, high, strict=True))
-                raise MedclError(
-                    f"{volume.image}: VoCo's {self.grid} grid needs a body of as many voxels along "
-                    f"each axis, case '{volume.case}' has {sides}; lower `grid`, or leave it out"
-                )
-            return x, y, z
-        needed = _times(self.grid, self.size)
-        if any(length < least for length, least in zip(volume.shape, needed, strict=True)):
-            raise MedclError(
-                f"{volume.image}: VoCo's {self.grid} grid of {self.size}-voxel crops needs "
-                f"{needed} voxels, case '{volume.case}' has {volume.shape}; lower `crop` or "
-                "`grid`, choose a finer `spacing`, or use `cells: own`"
-            )
-        return self.size
+            return f"a body of {needed} voxels, one for each cell of VoCo's `grid` (lower it)"
+        return (
+            f"the {needed} voxels of VoCo's {self.grid} grid of {self.size}-voxel crops (lower "
+            "`crop` or `grid`, choose a finer `spacing`, or use `cells: own`)"
+        )
 
     def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
         """crops: the targets, then the cells; overlaps: the shares l; chance: of this geometry."""
@@ -163,6 +171,11 @@ def _times(a: Sequence[int], b: Sequence[int]) -> Triple:
     return x, y, z
 
 
+def _sides(box: Box) -> Triple:
+    x, y, z = (last - first for first, last in zip(*box, strict=True))
+    return x, y, z
+
+
 def _by_row(module: nn.Module, x: Float[Tensor, "B n E"]) -> Float[Tensor, "B n width"]:
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
@@ -198,8 +211,7 @@ class VoCo(Objective):
     ) -> None:
         if crop is None:
             raise MedclError("VoCo: no `crop`; build it with the plan's, or give the voxels")
-        if network.dims != 3:
-            raise MedclError("VoCo: needs a network in 3-D; its cells fill a volume")
+        refuse_slices(network, "VoCo")
         if max(grid) < 2:
             raise MedclError(f"VoCo: grid {tuple(grid)} is one cell; use at least two")
         views = VoCoViews(spacing, grid, crop, targets, cells, mirror, variant)
@@ -213,6 +225,10 @@ class VoCo(Objective):
             self.teacher = Teacher(self.project, network, momentum=momentum)
         elif variant == "v2":
             self.teacher = Teacher(self.project, momentum=momentum)
+
+    def lacks(self, volume: StoredVolume) -> str | None:
+        assert isinstance(self.views, VoCoViews)
+        return self.views.lacks(volume)
 
     def embed(self, batch: Batch) -> Embeddings:
         """student and, in v1, teacher: pooled features of targets and cells, (B, n + K, E)."""
@@ -272,7 +288,7 @@ class VoCo(Objective):
         terms: Terms = {
             **{name: value.detach() for name, value in losses.items()},
             "chance": known["chance"].mean(),
-            "zero_logits": (p == 0).float().mean(),
+            "zero_logits": ((p == 0) & (overlaps > 0)).sum() / (overlaps > 0).sum().clamp_min(1),
             "cell_cosine": likeness.abs().sum((1, 2)).mean() / (count * (count - 1)),
             "alignment": distance,
             "positive_cosine": 1 - distance / 2,

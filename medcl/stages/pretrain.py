@@ -6,10 +6,13 @@ import argparse
 import copy
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from medcl import networks, objectives
 from medcl.config import UNDECIDING, Network, Phase, Pretrain, load_section
@@ -108,20 +111,24 @@ def run(args: argparse.Namespace) -> None:
             across=plan.across,
         )
         objective = _objective(settings, network, plan)
-        parts = list(objective.trained)
-        for later in settings.then:  # a mistake in a later phase is told before the first is run
-            parts += _objective(later, copy.deepcopy(network), plan).trained
+        # A mistake in a later phase is told before the first is run, and so is what it lacks.
+        planned = [_objective(later, copy.deepcopy(network), plan) for later in settings.then]
+    parts = [part for one in (objective, *planned) for part in one.trained]
     store, splits = open_store(args.store, plan), read_splits(args.splits)
     cases = [case for case in splits.cases("pool") if case in store]
     done = _Done()
     try:
+        for later, phase in zip(planned, phases[1:], strict=True):
+            _usable(later, phase, store, cases)
+        del planned
         for number, phase in enumerate(phases):
             own, folder = seed, work
             if number:
                 own, folder = seed_of(args.seed, PRETRAINING, number), work / f"phase{number + 1}"
                 with seeded(own):
                     objective = _objective(phase, network, plan)
-            usable = _usable(objective, phase, store, cases, outputs.facts)
+            usable = _usable(objective, phase, store, cases)
+            _announce(objective, phase, usable, outputs.facts)
             done.trained += [part for part in objective.trained if part not in done.trained]
             watch = _watch(phase, network, parts, (store, splits), plan, own, outputs)
             fitted = fit(
@@ -188,29 +195,38 @@ def phases_of(settings: Pretrain) -> list[Pretrain]:
     return [alone, *(alone.model_copy(update=changes) for changes in later)]
 
 
-def _usable(
-    objective: Objective, phase: Pretrain, store: Store, cases: list[str], facts: dict[str, Any]
-) -> list[str]:
-    """The pool cases that have what the objective needs; what is left out is said."""
+def _usable(objective: Objective, phase: Pretrain, store: Store, cases: list[str]) -> list[str]:
+    """The pool cases that have what the objective needs, with which it has begun.
+
+    Raises TrainingFailed where they are too few or hold nothing to learn from.
+    """
     name = phase.objective.name
     lacking = {case: lack for case in cases if (lack := objective.lacks(store[case]))}
     usable = [case for case in cases if case not in lacking]
-    for lack in sorted(set(lacking.values())):
-        count = sum(reason == lack for reason in lacking.values())
-        print(f"pretrain: left out {count} pool cases without {lack}", flush=True)
+    for lack, count in sorted(Counter(lacking.values()).items()):
+        print(f"pretrain: {name}: left out {count} pool cases without {lack}", flush=True)
     if not usable:
         why = f"has {next(iter(lacking.values()))}" if lacking else "is in the store"
         raise TrainingFailed(
             f"{store.path}: {name}: no pool case {why}; add it, or use another objective"
         )
     objective.begin(phase.steps, [store[case] for case in usable])
+    rng = np.random.default_rng(0)
+    objective.views.for_step(rng, 0).groups(usable, rng)  # fails now or never
+    return usable
+
+
+def _announce(
+    objective: Objective, phase: Pretrain, usable: list[str], facts: dict[str, Any]
+) -> None:
+    """Say what is trained on how many cases, and keep it for the summary."""
     if objective.reads_labels:
         facts["labels_read"] = max(facts["labels_read"], len(usable))
     trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     facts["parameters"] = max(facts["parameters"], trained)
     facts["cases"] = len(usable)
+    name = phase.objective.name
     print(f"pretrain: {name} on {len(usable)} pool cases, {phase.steps} steps", flush=True)
-    return usable
 
 
 def _watch(
@@ -286,7 +302,7 @@ def _describe(objective: Objective, fitted: Fitted, outputs: Outputs, phase: int
             f"it read the voxel labels of {facts['cases']} pool cases: compare it with arms that "
             "had as many, and not at fewer labels"
         ]
-    said += diagnose(rows, compared)
+    said += [*objective.remarks(), *diagnose(rows, compared)]
     facts["compared_with_chance"] = list(compared)
     facts["compared"], facts["chance"] = level(rows, compared), level(rows, ["chance"])
     _tell((f"phase {phase}: {words}" if phase > 1 else words for words in said), outputs)

@@ -73,9 +73,9 @@ def pretraining(
     for phase in phases_of(settings):
         options = phase.objective.model_dump()
         objective = objectives.build(options, network, crop=plan.crop, spacing=plan.spacing)
-        objective.begin(phase.steps, list(store))
         if lack := next(filter(None, (objective.lacks(volume) for volume in store)), None):
             raise MedclError(f"it needs {lack}")
+        objective.begin(phase.steps, list(store))
         items = PretextItems(store, store.cases, objective.views)
         seconds.append(_step_seconds(objective, items, phase, folder, here, steps))
     return seconds

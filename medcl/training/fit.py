@@ -170,10 +170,12 @@ def refuse_inexact(model: nn.Module, parts: int) -> None:
         raise MedclError(f"accumulate: {type(model).__name__} has no embed and compare; use 1")
     for name, module in model.named_modules():
         batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if batch_norm or (isinstance(module, nn.Dropout) and module.p > 0):
+        drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        if batch_norm or drops:
             raise MedclError(
                 f"accumulate: {parts} parts would differ from the whole batch, because {name} is "
-                f"a {type(module).__name__}; use accumulate: 1, or a network with norm: instance"
+                f"a {type(module).__name__}; use accumulate: 1, or a network without dropout and "
+                "with norm: instance"
             )
 
 

@@ -131,13 +131,20 @@ def test_no_row_with_a_target_is_a_loss_of_zero_with_a_gradient_of_zero():
     assert float(alone) == pytest.approx(0, abs=1e-12)
 
 
-def test_accuracy_counts_ties_and_only_rows_that_are_there(monkeypatch):
+def test_accuracy_counts_ties_by_their_number_and_only_rows_that_are_there(monkeypatch):
     monkeypatch.setattr("medcl.contrast.similarity.BLOCK", 1)
     keys = torch.eye(3)
     queries = torch.tensor([[2.0, 1, 0], [1, 1, 0], [0, 0, 2], [1, 0, 0]])
     positives, ids = torch.tensor([0, 1, 0, -1]), torch.tensor([5, 6, 7, 8])
     share = accuracy(queries, keys, positives, ids=ids, key_ids=torch.tensor([0, 1, 2]))
-    assert float(share) == pytest.approx(2 / 3)
-    # Now the key that beat the third row's positive is of its own case.
+    assert float(share) == pytest.approx((1 + 1 / 2 + 0) / 3)
+    # Now the key that beat the third row's positive is of its own case: two are equally far away.
     share = accuracy(queries, keys, positives, ids=ids, key_ids=torch.tensor([0, 1, 7]))
-    assert float(share) == 1
+    assert float(share) == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
+
+
+def test_the_accuracy_of_collapsed_embeddings_is_that_of_guessing():
+    collapsed = torch.ones(64, 16) + 1e-5 * rows(64, 16).float()
+    ids = torch.arange(64)
+    share = accuracy(collapsed, collapsed, ids.roll(1), ids=ids, key_ids=ids)
+    assert float(share) == pytest.approx(1 / 63)

@@ -7,6 +7,7 @@ import torch
 from objectives.small import OPTIONS, batch_of, cohort, network
 
 from medcl.objectives import OBJECTIVES, build
+from medcl.training.diagnosis import diagnose
 
 COLLAPSE = {"spread", "uniformity", "effective_rank"}
 PAIRS = {"alignment", "positive_cosine", "negative_cosine"}
@@ -52,6 +53,8 @@ def test_equal_embeddings_are_seen_to_have_collapsed(name, given, tmp_path):
     starts_collapsed = given.get("variant") == "nnssl"  # VoCo's text says why
     assert starts_collapsed or float(spread["spread"]) > 0.05
     assert float(terms["spread"]) < 1e-3
+    numbers = {key: float(value) for key, value in terms.items()}
+    assert "collapsed" in " ".join(diagnose([{"loss": 1.0, **numbers}] * 3, ["loss"]))
     assert float(terms["uniformity"]) == pytest.approx(0, abs=1e-3)
     if name not in WITHOUT_PAIRS:
         assert float(terms["positive_cosine"]) == pytest.approx(1, abs=1e-3)

@@ -4,7 +4,7 @@ import torch
 from objectives.small import network
 
 from medcl.data.store import Store, write_case, write_manifest
-from medcl.errors import MedclError
+from medcl.errors import MedclError, TrainingFailed
 from medcl.objectives.lesion_patches import (
     LesionPatches,
     balanced,
@@ -164,6 +164,26 @@ def test_a_negative_beyond_the_margin_passes_no_gradient():
     assert losses[0] == 0
     assert (first.grad[0] == 0).all()
     assert (first.grad[1] != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("side", "block"),
+    [(16, 2), (28, 2), (44, 4), (52, 4), (60, 6), (68, 4), (76, 4), (96, 12), (14, 1), (4, 1)],
+)
+def test_the_default_block_divides_any_crop_into_eight_patches_at_least(side, block):
+    objective = LesionPatches(network(), crop=(side, 16, 8), hidden=4, width=4, prototypes=4)
+    assert objective.views.block == (block, 2, 1)
+
+
+def test_a_lesion_of_no_class_is_refused_before_the_first_step(tmp_path):
+    stored = volume(tmp_path)
+    small(lesion=2).begin(3, [stored])
+    small().begin(3, [stored])
+    message = r"no voxel of class 9 in the labels of 1 pool cases \(classes there: 2\).*`lesion`"
+    with pytest.raises(TrainingFailed, match=message):
+        small(lesion=9).begin(3, [stored])
+    with pytest.raises(TrainingFailed, match=r"any class .*\(classes there: none\)"):
+        small().begin(3, [volume(tmp_path / "healthy", lesion=False)])
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ from objectives.small import network
 
 from medcl.config import Training
 from medcl.data.store import Store, write_case, write_manifest
+from medcl.errors import TrainingFailed
 from medcl.objectives import build, matching
 from medcl.objectives.matching import Matching, _starts
 from medcl.training.devices import Place
 from medcl.training.fit import fit
 from medcl.training.pretext import PretextItems
 from medcl.training.run import seeded
+from medcl.views import matchers
 from medcl.views.matchers import Matches
 
 SIDE, SHIFT = 24, 4  # voxels; the second body's tissue lies this much further along the first axis
@@ -48,9 +50,9 @@ def described(images, voxels):
 
 @pytest.mark.parametrize("size", [(24, 24, 24), (10, 8, 24)])
 def test_the_nearest_embedding_finds_the_shifted_place_in_windows_of_any_size(store, size):
-    table = Matching("nearest", every=5)
+    table = Matching("nearest", 5)
     volumes = list(store)
-    table.begin(volumes)
+    table.begin(8, volumes)
     plain = table.refresh(volumes, 0, size, described)
     places = np.random.default_rng(0).uniform(0.3, 0.6, (50, 3))
     np.testing.assert_array_equal(plain.own("b", places), places)
@@ -63,19 +65,62 @@ def test_the_nearest_embedding_finds_the_shifted_place_in_windows_of_any_size(st
 
 
 def test_the_table_is_part_of_the_state_and_plain_position_has_none(store):
-    table = Matching("nearest", every=5)
-    table.begin(list(store))
+    table = Matching("nearest", 5)
+    table.begin(8, list(store))
     table.refresh(list(store), 5, (24, 24, 24), described)
-    again = Matching("nearest", every=5)
-    again.begin(list(store))
+    again = Matching("nearest", 5)
+    again.begin(8, list(store))
     again.load_state_dict(table.state_dict())
     found = again.refresh(list(store), 6, (24, 24, 24), described)
     assert found.shifts.any()
-    plain = Matching("position", every=5)
-    plain.begin(list(store))
+    plain = Matching("position", 5)
+    plain.begin(8, list(store))
     assert not plain.state_dict()
     assert plain.every is None
-    assert Matching("affine", every=5).every is None
+    registered = Matching("affine", 5)
+    registered.begin(8, list(store))
+    assert registered.every is None
+
+
+@pytest.mark.parametrize(("steps", "every"), [(40, 10), (3, 1), (300, 75), (9000, 500)])
+def test_without_a_number_a_search_comes_every_quarter_of_the_steps(store, steps, every):
+    objective = build(
+        {"name": "dense", "points": 8, "matcher": "nearest"},
+        channels(),
+        crop=(8, 8, 8),
+        spacing=(1, 1, 1),
+    )
+    objective.begin(steps, list(store))
+    assert objective.refresh_every == every < steps
+    assert objective.remarks() == [f"matcher nearest: by plain position up to step {every}"]
+
+
+def test_a_search_that_would_never_come_is_refused_with_one_that_would(store):
+    options = {"name": "alice", "matcher": "nearest", "refresh_every": 8, **OPTIONS["alice"]}
+    objective = build(options, channels(), crop=(8, 8, 8), spacing=(1, 1, 1))
+    with pytest.raises(TrainingFailed, match=r"refresh_every: 8, .* 8 steps.*\(then 2\)"):
+        objective.begin(8, list(store))
+    objective.begin(9, list(store))
+    assert objective.refresh_every == 8
+
+
+def test_registrations_that_are_not_believed_are_counted_and_said(store, monkeypatch, capsys):
+    """Of two bodies registered to the third, one is not believed and stays as it is."""
+    real = matchers._registered
+    monkeypatch.setattr(
+        matchers, "_registered", lambda one, two: None if two.case == "c" else real(one, two)
+    )
+    table, volumes = Matching("affine"), list(store)
+    table.begin(8, volumes)
+    table.refresh(volumes, 0, (8, 8, 8), described)
+    assert matchers.reference_of(volumes).case == "a"
+    (said,) = table.remarks()
+    assert said.startswith("matcher affine: 1 of 2 pool cases were registered")
+    assert capsys.readouterr().out.strip() == said
+    resumed = Matching("affine")
+    resumed.begin(8, volumes)
+    resumed.load_state_dict(table.state_dict())
+    assert resumed.remarks() == [said]
 
 
 def shifted(cases, shift):

@@ -47,7 +47,7 @@ for number, given in enumerate(eval(options)):
             found[f"{number} grad {key}"] = p.grad / world
 for matcher, step in (("affine", 0), ("nearest", 1)):
     matching, volumes = Matching(matcher, 1), list(store)[:3]
-    matching.begin(volumes)
+    matching.begin(2, volumes)
     matching.refresh(volumes, step, (8, 8, 8), waves)
     found[f"table {matcher}"] = matching.shifts
 if rank == 0:

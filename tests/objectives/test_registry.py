@@ -29,6 +29,10 @@ def test_an_objective_is_built_with_the_plans_crop_unless_one_is_given(name):
             {"name": "voco", "crop": [9, 8, 8]},
             r"crop: \(9, 8, 8\) voxels are no multiple of \(2, 2, 2\)",
         ),
+        (
+            {"name": "dense", "crop": [2, 2, 2]},
+            r"crop: \(2, 2, 2\) voxels are a single one .* such as \(4, 4, 4\)",
+        ),
         ({"name": "nowhere.py:Mine"}, "no file nowhere.py"),
     ],
 )

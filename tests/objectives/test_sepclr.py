@@ -6,7 +6,7 @@ import pytest
 import torch
 from objectives.small import network, stored
 
-from medcl.errors import MedclError
+from medcl.errors import MedclError, TrainingFailed
 from medcl.objectives.sepclr import SepCLR, joint_entropy, separation, total, uniform
 
 CROP = (8, 8, 8)
@@ -107,9 +107,44 @@ def test_a_case_without_the_column_is_not_trained_on(cases):
     assert "'cohort'" in small().lacks(replace(cases[0], extra={"cohort": ""}))
 
 
-def test_an_attribute_that_is_no_number_is_named(cases):
-    with pytest.raises(MedclError, match="'healthy', no number"):
-        batch_of(small(attributes=("cohort",)), cases)
+@pytest.mark.parametrize("value", ["unknown", "nan", "inf", "3,5"])
+def test_a_case_whose_attribute_is_no_number_is_not_trained_on(cases, value):
+    odd = replace(cases[0], extra={"cohort": "healthy", "age": value})
+    assert small(attributes=("age",)).lacks(cases[0]) is None
+    assert "a number as 'age'" in small(attributes=("age",)).lacks(odd)
+    assert small().lacks(odd) is None
+
+
+@pytest.mark.parametrize(("background", "cohort"), [("Healthy", "background"), ("ill", "target")])
+def test_a_pool_of_one_cohort_is_refused_before_the_first_step_with_the_values(
+    cases, background, cohort
+):
+    pool = [case for case in cases if cohort == "background" or case.extra["cohort"] != "healthy"]
+    objective = small(background="lesions" if cohort == "target" else background)
+    with pytest.raises(TrainingFailed, match=f"no {cohort} among {len(pool)} .*'lesions' \\(2\\)"):
+        objective.begin(3, pool)
+    small().begin(3, cases)
+
+
+def test_attributes_are_scaled_so_that_targets_of_any_unit_are_alike(cases):
+    """Ages in years, their tenths or their thousandfolds: the same loss."""
+    losses = []
+    for factor in (0.1, 1.0, 1000.0):
+        pool = [
+            replace(cases[0], extra={"cohort": "ill" if n else "healthy", "age": f"{age * factor}"})
+            for n, age in enumerate((90, 60, 61, 70, 80))
+        ]
+        objective = small(attributes=("age",))
+        objective.begin(3, pool)
+        batch = batch_of(objective, pool)
+        expected = torch.tensor([1.5, 0, 0.05, 0.5, 1])
+        torch.testing.assert_close(batch["attributes"][:, 0], expected)
+        losses.append(float(objective(batch)[1]["age"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) == pytest.approx(losses[2], rel=1e-4)
+    assert losses[0] > 1e-4
+    same = [replace(case, extra={**case.extra, "age": "7"}) for case in pool]
+    with pytest.raises(TrainingFailed, match="'age' is 7 in all 4 target cases"):
+        small(attributes=("age",)).begin(3, same)
 
 
 def test_attributes_pull_the_salient_features_of_targets(cases):

@@ -163,14 +163,35 @@ def test_a_target_lies_where_its_overlaps_say(tmp_path, cells):
         torch.testing.assert_close(item["overlaps"].sum(1), torch.ones(5))
 
 
-def test_a_volume_the_grid_does_not_fit_into_is_named(tmp_path):
+def test_a_volume_the_grid_does_not_fit_into_is_left_out_before_the_first_step(tmp_path):
     volume = stored(tmp_path, np.zeros((1, 12, 20, 20), np.float32))
-    views = VoCoViews((1.0, 1.0, 1.0), (2, 2, 2), CROP, 5, "fixed")
-    with pytest.raises(MedclError, match=r"needs \(16, 16, 16\) voxels.*has \(12, 20, 20\).*lower"):
-        views.crop((volume,), np.random.default_rng(0))
-    flat = VoCoViews((1.0, 1.0, 1.0), (13, 1, 1), CROP, 5, "own")
-    with pytest.raises(MedclError, match=r"'c' has \(12, 20, 20\); lower `grid`"):
-        flat.crop((volume,), np.random.default_rng(0))
+    tight = small_voco(cells="fixed").lacks(volume)
+    assert tight.startswith("the (16, 16, 16) voxels of VoCo's (2, 2, 2) grid of (8, 8, 8)-voxel")
+    assert "lower `crop` or `grid`" in tight
+    assert small_voco(cells="own").lacks(volume) is None
+    flat = small_voco(grid=(13, 1, 1)).lacks(volume)
+    assert flat == "a body of (13, 1, 1) voxels, one for each cell of VoCo's `grid` (lower it)"
+    assert small_voco(grid=(12, 1, 1)).lacks(volume) is None
+    large = stored(tmp_path / "large", np.zeros((1, 16, 16, 16), np.float32))
+    assert small_voco(cells="fixed").lacks(large) is None
+    item = small_voco(grid=(12, 1, 1)).views.crop((volume,), np.random.default_rng(0))
+    assert item["crops"].shape == (15, 1, *CROP)
+
+
+def test_a_perfect_answer_has_no_dead_logits_however_many_cells_a_crop_misses(tmp_path):
+    """Each embedding is the shares of its crop; those of the cells are the axes."""
+    objective = small_voco(grid=(4, 4, 4))
+    batch = batch_of(objective, stored(tmp_path))
+    objective.project = torch.nn.Identity()
+    objective.teacher.copies[0] = torch.nn.Identity()
+    shares = batch["overlaps"]
+    ideal = torch.cat([shares, torch.eye(64).expand(2, -1, -1)], 1)
+    _, terms = objective.compare({"student": ideal, "teacher": ideal}, batch)
+    assert float((shares == 0).float().mean()) > 0.85
+    assert float(terms["zero_logits"]) == 0
+    dead = torch.cat([-shares, torch.eye(64).expand(2, -1, -1)], 1)
+    _, terms = objective.compare({"student": dead, "teacher": dead}, batch)
+    assert float(terms["zero_logits"]) == 1
 
 
 def test_draws_depend_on_their_generators_alone(tmp_path):

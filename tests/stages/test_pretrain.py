@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -97,6 +98,53 @@ def test_a_mistake_in_a_later_phase_is_told_before_the_first_is_run(study, monke
     monkeypatch.setattr(pretrain, "fit", lambda *_, **__: pytest.fail("a phase was trained"))
     with pytest.raises(MedclError, match=r"local_contrast\.regoin"):
         run(study, BOTH.replace("region", "regoin"))
+
+
+LATER = "{objective: {name: %s}, steps: 3, batch: 1, then: [{objective: {name: %s}, steps: 2}]}"
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "reason"),
+    [
+        ("mae", "sepclr", "sepclr: no pool case has 'cohort' in the table of cases"),
+        ("mae", "lesion_patches, lesion: 7", "no voxel of class 7 in the labels of 2 pool cases"),
+        ("mae", "dense, matcher: nearest, refresh_every: 2", "2 steps: .* would never search"),
+        ("mae", "global_contrast, volumes: 9", "an item compares 9 cases, and the pool has 4"),
+        ("global_contrast, volumes: 9", "mae", "an item compares 9 cases, and the pool has 4"),
+        ("voco, grid: [1, 1, 999]", "mae", r"no pool case has a body of \(1, 1, 999\) voxels"),
+    ],
+)
+def test_what_the_cases_lack_for_any_phase_fails_the_run_before_a_step_is_made(
+    study, monkeypatch, first, then, reason
+):
+    monkeypatch.setattr(pretrain, "fit", lambda *_, **__: pytest.fail("a phase was trained"))
+    content, summary = run(study, LATER % (first, then))
+    assert summary["status"] == "failed"
+    assert re.search(reason, summary["reason"])
+    assert "network_weights" not in content
+
+
+def test_a_case_too_small_for_the_grid_stops_no_other(study, capsys):
+    file = study / "store/manifest.json"
+    manifest = json.loads(file.read_text())
+    pool = read_splits(study / "splits.csv").cases("pool")
+    small = next(entry for entry in manifest["cases"] if entry["case"] in pool)
+    small["body"] = [[0, 0, 0], [1, 4, 4]]
+    file.write_text(json.dumps(manifest))
+    _, summary = run(study, "{objective: {name: voco, width: 4}, steps: 2, batch: 1}")
+    assert summary["status"] == "ok"
+    assert summary["cases"] == len(pool) - 1
+    assert (
+        "voco: left out 1 pool cases without a body of (2, 2, 2) voxels" in capsys.readouterr().out
+    )
+
+
+def test_what_an_objective_remarks_is_kept_in_the_summary(study):
+    dense = "{objective: {name: dense, points: 4, matcher: %s}, steps: 2, batch: 1}"
+    _, summary = run(study, dense % "affine")
+    assert "of 3 pool cases were registered to the reference" in summary["diagnosis"][0]
+    _, summary = run(study, dense % "nearest", "nearest")
+    assert "by plain position up to step 1" in summary["diagnosis"][0]
 
 
 def test_reading_labels_is_limited_to_labelled_cases_and_said(study):

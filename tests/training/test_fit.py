@@ -148,6 +148,16 @@ def test_batch_norm_is_refused_in_parts() -> None:
         refuse_inexact(model, 2)
 
 
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout3d, nn.AlphaDropout])
+def test_dropout_of_any_kind_is_refused_with_parts_unless_it_drops_nothing(kind) -> None:
+    model = Line()
+    model.drop = kind(0.0)
+    refuse_inexact(model, 2)
+    model.drop = kind(0.5)
+    with pytest.raises(MedclError, match=f"drop is a {kind.__name__}"):
+        refuse_inexact(model, 2)
+
+
 def test_the_schedule_rises_and_falls() -> None:
     factors = [warmup_cosine(step, 100, 10) for step in range(101)]
     assert factors[5] == 0.5
