@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -100,11 +100,12 @@ def accuracy(
     *,
     ids: Int[Tensor, " N"],
     key_ids: Int[Tensor, " M"],
+    ties: Literal["share", "right"] = "share",
 ) -> Float[Tensor, ""]:
     """Share of the rows whose positive is the nearest key.
 
-    A row whose positive is one of n nearest counts 1/n, so that equal vectors score by chance
-    (nnssl's NT-Xent counts it as right).
+    A row whose positive is one of n nearest counts 1/n, so that equal vectors score by chance; with
+    `ties: right` it counts as right, as in nnssl's NT-Xent.
     """
     q, k = unit(queries), unit(keys)
     counted = (ids >= 0) & (positives >= 0)
@@ -115,9 +116,9 @@ def accuracy(
         cosines = q[rows] @ k.T
         own = cosines.gather(1, positives[rows].clamp_min(0)[:, None])[:, 0]
         ahead = cosines.masked_fill_(~there, -torch.inf).sub_(own[:, None])
-        tied = (ahead >= -slack).sum(1).clamp_min(1)  # the positive among them
         nearest = (ahead.amax(1) <= slack) & counted[rows]
-        right = right + (nearest.to(q) / tied).sum()
+        tied = (ahead >= -slack).sum(1).clamp_min(1)  # the positive among them
+        right = right + (nearest.to(q) / (tied if ties == "share" else 1)).sum()
     return right / counted.sum().clamp_min(1)
 
 

@@ -159,10 +159,12 @@ def ntxent_nnssl(arrays: Arrays) -> Arrays:
     loss = nt_xent(first, second, temperature=float(arrays["temperature"]))
     both, places = torch.cat([first, second]), torch.arange(2 * len(first))
     ids = places % len(first)
-    share = accuracy(both, both, places.roll(len(first)), ids=ids, key_ids=ids)
-    if (both == both[0]).all():  # a tie is right there, and one over those that tie here
-        share = share * (len(both) - 1)
-    return {"loss": loss, "accuracy": share}
+    return {
+        "loss": loss,
+        "accuracy": accuracy(
+            both, both, places.roll(len(first)), ids=ids, key_ids=ids, ties="right"
+        ),
+    }
 
 
 def swinunetr_contrast(arrays: Arrays) -> Arrays:
