@@ -14,7 +14,8 @@ from medcl.study.comparison import (
     difference_table,
     lost_classes,
 )
-from medcl.study.cost import costs
+from medcl.study.cost import clock, costs
+from medcl.study.matching import CLOCKS, CPU
 from medcl.study.measures import MEASURES, WEIGHTS
 from medcl.study.prose import NONE
 from medcl.study.resampling import SEED, bootstrap, wilcoxon
@@ -64,7 +65,8 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
         ". Classes at 0: in how many replicates the mean Dice of a class is 0. Seconds: mean "
         "fine-tuning"
     )
-    caption += " and one whole pretraining." if protocol.pretrainings(results.study) else "."
+    caption += " and one whole pretraining" if protocol.pretrainings(results.study) else ""
+    caption += f", {CLOCKS[clock(results)]}."
     caption += " All: the bound, trained on every labelled candidate." if bounds else ""
     return Table("answer", caption, tuple(columns), rows, rules_of(rows))
 
@@ -179,6 +181,9 @@ def cost(results: Results) -> Table:
         "training ran on; memory on a GPU is counted apart. A dash: not measured, as the memory of "
         "jobs of less than a second."
     )
+    cores = dict.fromkeys(item.stage for item in found if item.clock == CPU)
+    if cores:
+        caption += f" Times of {prose.listed(cores)} are {CLOCKS[CPU]}, the others by the clock."
     columns = (
         Column("stage", "stage", "t"),
         Column("arm", "arm", "t"),
