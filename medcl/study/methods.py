@@ -21,7 +21,9 @@ def protocol(results: Results) -> dict[str, str]:
     found = {
         "Data": _data(results),
         "Preprocessing": _preprocessing(results),
-        "Arms": " ".join(arm_words.arms(study, {arm: matched_runs(results, arm) for arm in study.arms})),
+        "Arms": " ".join(
+            arm_words.arms(study, {arm: matched_runs(results, arm) for arm in study.arms})
+        ),
         "Pretraining": _pretraining(study, results),
         "Fine-tuning": _tuning(study),
         "Learning rates": _rates(results),

@@ -125,7 +125,7 @@ def test_predictions_are_timed_on_volumes_of_the_plans_size_and_counted_by_the_s
     assert seen == [(10, 12, 9)]
     # 50 cases of 4 s, half of them twice, and the start.
     assert row(lines, "predict", "scratch")[-2:] == ["5", "min"]
-    assert lines[-1] == "measured on this machine as it is now, with crops of 8x8x8 voxels"
+    assert lines[-1].endswith("whatever else it does, with crops of 8x8x8 voxels")
     assert row(lines, "predict", "scratch")[2] == "1"
 
 
