@@ -1,0 +1,84 @@
+"""Pictures of a study whose report is made in another folder than the one it was run in."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from make_results import Fake, make
+from report_pages import text_of
+
+from medcl.files import read_json, write_json
+from medcl.study import drawing
+from medcl.study.places import NotThere, located
+from medcl.study.report import make_report
+from medcl.study.results import Results, read_results
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "render", lambda figure, kind: b"<svg></svg>")
+
+
+def relative(base: Path) -> Path:
+    """A study run in `base`: its paths are relative to it."""
+    config = make(base / "results/a", Fake(labelled=(1,), tests=4, effects={"voco": 0.06}))
+    table = config.parent / "ingest/cases.csv"
+    table.write_text(table.read_text().replace(f"{base}/", ""))
+    for file in config.parent.glob("finetune/*/*/*/predictions/predictions.json"):
+        made = read_json(file)
+        for case in made["cases"]:
+            for weights in ("last", "selected"):
+                case[weights] = case[weights].replace(f"{base}/", "")
+        write_json(file, made)
+    with open(table, newline="") as lines:
+        assert next(csv.DictReader(lines))["image"].startswith("results/a/data/")
+    return config
+
+
+def page_of(results: Results) -> str:
+    return make_report(results).html
+
+
+def test_pictures_are_found_from_any_folder_also_through_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = relative(tmp_path / "here")
+    away = tmp_path / "away/a"
+    away.mkdir(parents=True)
+    monkeypatch.chdir(away.parent)
+    for item in config.parent.iterdir():
+        (away / item.name).symlink_to(item)
+    for results in (
+        read_results(config, config.parent),  # the results folder says where
+        read_results(away / config.name, away),  # only what the configuration links to does
+    ):
+        page = page_of(results)
+        assert "cannot be shown" not in page
+        assert page.count("<title>axial slice of") == 8
+
+
+def test_pictures_that_are_nowhere_are_one_sentence_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = relative(tmp_path / "here")
+    shutil.move(config.parent, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    text = text_of(page_of(read_results(tmp_path / "moved" / config.name, tmp_path / "moved")))
+    said = (
+        "4 cases cannot be shown: images, labels or predictions are not found from here; run the "
+        "report in the folder the study was run in."
+    )
+    assert text.count("cannot be shown") == text.count(said) == 1
+
+
+def test_the_number_of_a_channel_stays_behind_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = relative(tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    results = read_results(config, config.parent)
+    image = results.cases[0].image
+    assert located(results, f"{image}[1]") == f"{tmp_path}/here/{image}[1]"
+    with pytest.raises(NotThere, match=r"x\.nii\.gz: no such file; run the report in the folder"):
+        located(results, "x.nii.gz")
