@@ -20,11 +20,11 @@ class NotThere(MedclError):
 
 
 def located(results: Results, path: str) -> str:
-    """`path`, from here or from a folder above the study's results or configuration."""
+    """`path`, from here or from where the study's results or its configuration lie."""
     file, number = file_of(path)
-    for start in _starts(results):
-        if (start / file).exists():
-            return str(start / file) + (path.removeprefix(file) if number is not None else "")
+    for place in _places(results, Path(file)):
+        if place.exists():
+            return str(place) + (path.removeprefix(file) if number is not None else "")
     raise NotThere(f"{path}: no such file; run the report in the folder the study was run in")
 
 
@@ -37,10 +37,15 @@ def located_image(results: Results, case: Case) -> Case:
     )
 
 
-def _starts(results: Results) -> Iterator[Path]:
-    """Folders paths may be relative to; a link is followed too, to where the study really lies."""
-    yield Path()
+def _places(results: Results, file: Path) -> Iterator[Path]:
+    """Where a file may be; links are followed too, to where the study really lies."""
+    yield file
+    if file.is_absolute():
+        return
+    own = Path(results.study.results) / results.study.study
     for folder in (results.folder, results.config.parent if results.config else None):
-        if folder is not None:
-            yield from folder.absolute().parents
-            yield from folder.resolve().parents
+        for found in dict.fromkeys([folder.absolute(), folder.resolve()] if folder else []):
+            if file.is_relative_to(own):
+                yield found / file.relative_to(own)
+            if found.parts[-len(own.parts) :] == own.parts:
+                yield found.parents[len(own.parts) - 1] / file

@@ -106,8 +106,9 @@ def costs(results: Results, comparisons: Sequence[Comparison]) -> Picture | None
     measure = comparisons[0].measure
     caption = (
         f"Mean {measure.title} against the time one model takes ({CLOCKS[clock(results)]}): its "
-        "fine-tuning and one whole pretraining. Numbers: labelled subjects. Several models can share "
-        "a pretraining, and then cost less each; trial runs for a learning rate are not counted."
+        "fine-tuning and one whole pretraining. Numbers: labelled subjects. Several models can "
+        "share a pretraining, and then cost less each; trial runs for a learning rate are not "
+        "counted."
     )
     drawing = figures.costs(curves, "cost", quantity=quantity(measure), numbers=numbers_of(results))
     return _picture(drawing, caption)

@@ -8,7 +8,7 @@ import pytest
 from make_results import Fake, make
 from report_pages import text_of
 
-from medcl.files import read_json, write_json
+from medcl.files import read_json, read_yaml, write_json, write_yaml
 from medcl.study import drawing
 from medcl.study.places import NotThere, located
 from medcl.study.report import make_report
@@ -23,6 +23,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def relative(base: Path) -> Path:
     """A study run in `base`: its paths are relative to it."""
     config = make(base / "results/a", Fake(labelled=(1,), tests=4, effects={"voco": 0.06}))
+    write_yaml(config, read_yaml(config) | {"results": "results"})
     table = config.parent / "ingest/cases.csv"
     table.write_text(table.read_text().replace(f"{base}/", ""))
     for file in config.parent.glob("finetune/*/*/*/predictions/predictions.json"):
@@ -58,13 +59,23 @@ def test_pictures_are_found_from_any_folder_also_through_links(
         assert page.count("<title>axial slice of") == 8
 
 
-def test_pictures_that_are_nowhere_are_one_sentence_that_says_what_to_do(
+def test_what_lies_in_the_results_is_found_where_they_were_moved_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = relative(tmp_path / "here")
     shutil.move(config.parent, tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
-    text = text_of(page_of(read_results(tmp_path / "moved" / config.name, tmp_path / "moved")))
+    results = read_results(tmp_path / "moved" / config.name, tmp_path / "moved")
+    assert "cannot be shown" not in page_of(results)
+
+
+def test_pictures_that_are_nowhere_are_one_sentence_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = relative(tmp_path / "here")
+    shutil.move(config.parent / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    text = text_of(page_of(read_results(config, config.parent)))
     said = (
         "4 cases cannot be shown: images, labels or predictions are not found from here; run the "
         "report in the folder the study was run in."
@@ -80,5 +91,13 @@ def test_the_number_of_a_channel_stays_behind_its_file(
     results = read_results(config, config.parent)
     image = results.cases[0].image
     assert located(results, f"{image}[1]") == f"{tmp_path}/here/{image}[1]"
+
+
+def test_a_file_of_that_name_in_a_folder_far_above_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = relative(tmp_path / "here")
+    (tmp_path / "x.nii.gz").touch()
+    monkeypatch.chdir(config.parent)
     with pytest.raises(NotThere, match=r"x\.nii\.gz: no such file; run the report in the folder"):
-        located(results, "x.nii.gz")
+        located(read_results(config, config.parent), "x.nii.gz")
