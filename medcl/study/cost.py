@@ -39,8 +39,9 @@ class Cost:
 
 def clock(results: Results) -> str:
     """Which seconds of trainings compare: those of the cores where every finished run has them."""
-    items = [*results.pretrainings, *results.runs]
-    return clock_of(*(item.summary for item in items if _finished(item.summary)))
+    made = [item.summary for item in results.pretrainings]
+    made += [run.summary for run in results.runs]
+    return clock_of(*filter(_finished, made))
 
 
 def matched_runs(results: Results, arm: str) -> dict[int, list[dict[str, Any]]]:
@@ -144,7 +145,7 @@ def _tuning(tuned: Mapping[str, Any]) -> dict[str, Any]:
 def _trained(results: Results, stage: str, arm: str, summaries: Iterable[dict[str, Any]]) -> Cost:
     """A training's own seconds; on a GPU its own memory is the GPU's, so Snakemake's is added."""
     made = [summary for summary in summaries if summary]
-    own_clock = clock_of(*(summary for summary in made if _finished(summary)))
+    own_clock = clock_of(*filter(_finished, made))
     which = own_clock if clock(results) == CPU else WALL
     seconds = [_seconds(summary, which) or 0.0 for summary in made]
     own: dict[bool, list[float | None]] = {True: [], False: []}
