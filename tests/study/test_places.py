@@ -101,3 +101,16 @@ def test_a_file_of_that_name_in_a_folder_far_above_is_not_taken(
     monkeypatch.chdir(config.parent)
     with pytest.raises(NotThere, match=r"x\.nii\.gz: no such file; run the report in the folder"):
         located(read_results(config, config.parent), "x.nii.gz")
+
+
+def test_a_link_to_the_results_leads_to_the_folder_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration is a copy elsewhere, and the file is none of the results."""
+    config = relative(tmp_path / "here")
+    (tmp_path / "here/raw.nii.gz").touch()
+    (tmp_path / "link").symlink_to(config.parent)
+    shutil.copy(config, tmp_path / "copy.yaml")
+    monkeypatch.chdir(tmp_path)
+    results = read_results(tmp_path / "copy.yaml", tmp_path / "link")
+    assert located(results, "raw.nii.gz") == f"{tmp_path}/here/raw.nii.gz"
