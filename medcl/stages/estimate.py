@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,12 +22,13 @@ from medcl.config.protocol import PROBES
 from medcl.data.plan import Plan, read_plan
 from medcl.data.planning import Measured, make_plan
 from medcl.data.splits import read_splits
-from medcl.data.strides import BUDGET
+from medcl.data.strides import BUDGET, thick_axis
 from medcl.errors import MedclError
 from medcl.files import read_json
 from medcl.stages.timing import pretraining, synthetic, tuning
 from medcl.study import projection, protocol
 from medcl.study.cost import jobs_of
+from medcl.study.matching import CPU, clock_of
 from medcl.study.projection import Pace, Projected
 from medcl.study.prose import duration
 from medcl.study.results import read_benchmarks
@@ -36,6 +36,7 @@ from medcl.training.devices import Place, place
 
 SIDE = round(BUDGET ** (1 / 3))
 SIZE = 1.5  # lengths of a volume whose shape is not known yet, in crops
+SLICES = 12  # of such a volume across the slices of a 2-D network: those of hearts are 6 to 18
 SPLITS = "split/splits.csv"
 
 
@@ -73,12 +74,13 @@ def run(args: argparse.Namespace) -> None:
         left_out += [f"labelling the pool for {arm} (its size is not known yet)" for arm in taught]
     print(f"not counted: {', '.join(left_out)}")
     crop = "x".join(map(str, plan.crop))
+    unit = "as it is now" if cuda else "in seconds of its cores, whatever else it does"
     if known:
-        print(f"measured on this machine as it is now, with crops of {crop} voxels")
+        print(f"measured on this machine, {unit}, with crops of {crop} voxels")
     else:
         shape = "x".join(str(round(n)) for n in plan.fingerprint["shape_median"])
         print(
-            f"measured on this machine as it is now, with crops of {crop} voxels: there is no plan "
+            f"measured on this machine, {unit}, with crops of {crop} voxels: there is no plan "
             f"yet, and volumes of {shape} voxels are a guess on which predictions and validations "
             "hang most. Once `snakemake --until plan` has run, the estimate takes the real crop "
             "and shape"
@@ -90,7 +92,11 @@ def _assumed(study: Study) -> Plan:
     keys = study.dataset.plan
     spacing = keys.spacing or (1.0, 1.0, 1.0)
     crop = keys.crop or (SIDE, SIDE, SIDE)
-    x, y, z = (max(1, round(SIZE * length)) for length in crop)
+    flat = thick_axis(spacing) if keys.dims == 2 else None
+    x, y, z = (
+        SLICES if axis == flat or length == 1 else round(SIZE * length)
+        for axis, length in enumerate(crop)
+    )
     a, b, c = (n * mm for n, mm in zip((x, y, z), spacing, strict=True))
     sample = np.linspace(0, 1, 100, dtype=np.float32)[None]
     return make_plan(
@@ -122,7 +128,7 @@ def _measure(study: Study, plan: Plan, root: Path, folder: Path, here: Place, st
     for arm, row in rows.items():
         # Arms of equal settings take equal time.
         key = row.settings.model_dump_json(exclude={"steps", "learning_rate"})
-        finished = _finished(study, arm, root, here)
+        finished = _finished(study, arm, root, here, plan.threads)
         known = [s for s, _ in jobs_of(benchmarks, "predict", arm) if not math.isnan(s)]
         jobs = known if finished is not None else []
         if (finished is None or not jobs) and key not in timed:
@@ -166,12 +172,13 @@ def _tried(what: str, measure: Callable[[], Any]) -> Any:
         return None
 
 
-def _finished(study: Study, arm: str, root: Path, here: Place) -> float | None:
+def _finished(study: Study, arm: str, root: Path, here: Place, threads: int) -> float | None:
     """Seconds of a step, all else a run does included, in the finished runs on such a device.
 
-    Of a probe, of a labelled volume.
+    Of a probe, of a labelled volume. Those of the cores, spread over the threads, where all runs
+    know them.
     """
-    seconds = []
+    done = []
     for row in protocol.runs(study):
         file = root / row.folder / "summary.json"
         if row.arm != arm or not file.is_file():
@@ -179,15 +186,20 @@ def _finished(study: Study, arm: str, root: Path, here: Place) -> float | None:
         summary = read_json(file)
         if summary["status"] == "ok" and summary["device"] == here.device.type:
             units = summary["steps"] * projection.networks_of(study, row) or row.labelled
-            seconds.append(summary["seconds"] / units)
+            done.append((summary, units))
+    which = clock_of(*(summary for summary, _ in done))
+    at_once = threads if which == CPU else 1
+    seconds = [summary[which] / units / at_once for summary, units in done]
     return math.fsum(seconds) / len(seconds) if seconds else None
 
 
 def _process() -> float:
-    """Seconds before a training process does anything."""
-    started = time.perf_counter()
+    """Seconds of a core before a training process does anything."""
+    before = os.times()
     subprocess.run([sys.executable, "-c", "import medcl.stages.finetune"], check=True)
-    return time.perf_counter() - started
+    after = os.times()
+    user = after.children_user - before.children_user
+    return user + after.children_system - before.children_system
 
 
 def _print(items: Sequence[Projected]) -> None:

@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         "objective": settings.objective.model_dump(),
         "then": [phase.model_dump() for phase in settings.then],
         "chance": None,
+        "phases": [],
         "diagnosis": [],
         "labels_read": 0,
         "parameters": 0,
@@ -144,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
                 watch=watch,
                 watch_every=phase.probe_every,
             )
-            _describe(objective, fitted, outputs, len(phases) > 1 and number + 1)
+            _describe(objective, fitted, outputs, number + 1 if len(phases) > 1 else 0)
             done.add(fitted, objective)
         _tell(_probes_words(done.rows, outputs.facts), outputs)
     except TrainingFailed as error:
@@ -294,7 +295,10 @@ def probed(store: Store, splits: Splits) -> tuple[list[StoredVolume], list[Store
 
 
 def _describe(objective: Objective, fitted: Fitted, outputs: Outputs, phase: int) -> None:
-    """Say what the log of a phase shows, in the summary and on the terminal."""
+    """Say what the log of a phase shows, in the summary and on the terminal.
+
+    phase: its number, 0 where it is the only one. What the summary says of no phase is of the last.
+    """
     rows, compared, facts = fitted.progress.rows, objective.compared_with_chance, outputs.facts
     said = []
     if objective.reads_labels:
@@ -303,9 +307,14 @@ def _describe(objective: Objective, fitted: Fitted, outputs: Outputs, phase: int
             "had as many, and not at fewer labels"
         ]
     said += [*objective.remarks(), *diagnose(rows, compared)]
-    facts["compared_with_chance"] = list(compared)
-    facts["compared"], facts["chance"] = level(rows, compared), level(rows, ["chance"])
-    _tell((f"phase {phase}: {words}" if phase > 1 else words for words in said), outputs)
+    of_phase = {
+        "compared_with_chance": list(compared),
+        "compared": level(rows, compared),
+        "chance": level(rows, ["chance"]),
+    }
+    facts["phases"].append(of_phase)
+    facts |= of_phase
+    _tell((f"phase {phase}: {words}" if phase else words for words in said), outputs)
 
 
 def _tell(said: Iterable[str], outputs: Outputs) -> None:

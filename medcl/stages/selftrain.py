@@ -115,16 +115,17 @@ def _rounds(
 ) -> tuple[Fitted, dict[str, dict[str, torch.Tensor]]]:
     """The last round's training and its weights; what is done already is read, not repeated.
 
-    Its seconds are those of every training and of labelling, also before the run was resumed.
+    Its seconds, by the clock and of the cores, are those of every training and of labelling, also
+    before the run was resumed.
     """
     base = checkpoint.load(args.model)
     if base.get("status") == "failed":
         raise TrainingFailed(f"{args.model}: its training failed: {base['reason']}")
     seed = outputs.facts["seed"]
-    seconds, marks = 0.0, list[str]()
+    seconds, cpu_seconds, marks = 0.0, 0.0, list[str]()
 
     def trained(folder: str, own: int, pseudo: Sequence[PseudoLabelled]) -> Trained:
-        nonlocal seconds
+        nonlocal seconds, cpu_seconds
         outputs.facts["seed"] = own
         model = start(tuning, options, plan, args.encoder, outputs.facts)
         (work / folder).mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,7 @@ def _rounds(
         )
         outputs.facts["seed"] = seed
         seconds += fitted.seconds
+        cpu_seconds += fitted.cpu_seconds
         marks.extend(fitted.resumed)
         return Trained(model, fitted)
 
@@ -157,6 +159,7 @@ def _rounds(
         )
         pseudo = labelled.chosen
         seconds += labelled.seconds
+        cpu_seconds += labelled.cpu_seconds
         outputs.facts["rounds"].append({"cases": len(pseudo), "of": len(volumes)})
         if not pseudo:
             raise TrainingFailed(
@@ -166,7 +169,8 @@ def _rounds(
         done = trained(f"round{number}-training", seed, pseudo)
         networks = [done.model.network]
     assert done is not None
-    done.fitted.seconds, done.fitted.resumed = seconds, marks
+    done.fitted.seconds, done.fitted.cpu_seconds = seconds, cpu_seconds
+    done.fitted.resumed = marks
     last = network_weights(done.model.state_dict())
     selected = network_weights(done.fitted.selected) if done.fitted.selected else last
     return done.fitted, {"last": last, "selected": selected}
@@ -184,6 +188,7 @@ class LabelledPool:
 
     chosen: list[PseudoLabelled]
     seconds: float
+    cpu_seconds: float
 
 
 def label_pool(
@@ -198,23 +203,29 @@ def label_pool(
 
     Every process labels its share, so that none waits for another at a barrier for as long as a
     pool takes (NCCL gives up after ten minutes). What is labelled already is not labelled again.
-    `seconds` are those of the process that took longest.
+    `seconds`, by the clock and of the cores, are those of the process that took longest.
     """
     shares = [volumes[rank :: place.world] for rank in range(place.world)]
     for number, volume in enumerate(shares[place.rank], 1):
         entry = inside(folder, f"{volume.case}.json")
         if entry.exists():
             continue
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
         labels, confidence = pseudo_label(networks, volume, plan, settings.confidence)
         with replacing(inside(folder, f"{volume.case}.npy")) as partial:
             np.save(partial, labels, allow_pickle=False)
-        write_json(entry, {"confidence": confidence, "seconds": time.monotonic() - started})
+        took = {
+            "seconds": time.monotonic() - started,
+            "cpu_seconds": time.process_time() - cpu_started,
+        }
+        write_json(entry, {"confidence": confidence, **took})
         of = f"{number} of {len(shares[place.rank])}"
         print(f"selftrain: labelled {volume.case} ({of})", flush=True)
     if place.world > 1:
         distributed.barrier()
     entries = {v.case: read_json(inside(folder, f"{v.case}.json")) for v in volumes}
+    # A pool that was partly labelled before the seconds of the cores were counted has the clock's.
+    cores = {case: entry.get("cpu_seconds", entry["seconds"]) for case, entry in entries.items()}
     sure = [v for v in volumes if entries[v.case]["confidence"] is not None]
     sure.sort(key=lambda volume: (-entries[volume.case]["confidence"], volume.case))
     return LabelledPool(
@@ -223,6 +234,7 @@ def label_pool(
             for volume in sure[: math.ceil(settings.keep * len(sure))]
         ],
         max(math.fsum(entries[v.case]["seconds"] for v in share) for share in shares),
+        max(math.fsum(cores[v.case] for v in share) for share in shares),
     )
 
 

@@ -1,17 +1,21 @@
 """How long the parts of a study take here: steps, validations and predictions on noise.
 
-For `medcl estimate`; no command of its own.
+For `medcl estimate`; no command of its own. On the CPU seconds are those of the cores, spread over
+the threads in use: other work on the machine hardly changes them. Of several threads not all are
+busy all the time, so that they are then a little short.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from medcl import networks, objectives
@@ -34,6 +38,13 @@ from medcl.views.augment import Augment
 
 CASES = 4  # some pretext tasks compare volumes with one another
 WARM_S = 5.0  # a prediction that took less is timed again
+
+
+def clock(here: Place) -> Callable[[], float]:
+    """Seconds since some moment, as they would pass here with nothing else to do."""
+    if here.device.type == "cpu":
+        return lambda: time.process_time() / torch.get_num_threads()
+    return time.perf_counter
 
 
 def synthetic(folder: Path, plan: Plan) -> Store:
@@ -106,16 +117,18 @@ def tuning(
         mixup=settings.mixup,
     )
     step = _step_seconds(model, items, settings, folder, here, steps)
-    started = time.perf_counter()
+    now = clock(here)
+    started = now()
     validation_dice(model.network, [store["s0"]], plan)
-    once = time.perf_counter() - started
-    return step, once, _prediction(study, model.network, plan)
+    once = now() - started
+    return step, once, _prediction(study, model.network, plan, here)
 
 
 def _probing(
     study: Study, settings: Finetune, network: Any, plan: Plan, store: Store, here: Place
 ) -> tuple[float, float, float]:
-    started = time.perf_counter()
+    now = clock(here)
+    started = now()
     probe = fit_probe(
         network,
         [store["s0"]],
@@ -125,31 +138,48 @@ def _probing(
         seed=0,
         device=here.device,
     )
-    fitted = time.perf_counter() - started
-    return fitted, 0.0, _prediction(study, probe, plan)
+    fitted = now() - started
+    return fitted, 0.0, _prediction(study, probe, plan, here)
 
 
 def _step_seconds(
     model: Any, items: Items, settings: Training, folder: Path, here: Place, steps: int
 ) -> float:
     """Seconds of a step after the first, which sets up memory."""
+    now, ends = clock(here), list[float]()
+
+    def passed(_: int) -> dict[str, float]:
+        ends.append(now())
+        return {}
+
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        done = fit(
-            model, items, settings, steps=1 + steps, seed=0, place=here, work=work, what="estimate"
+        fit(
+            model,
+            items,
+            settings.model_copy(update={"save_every_s": math.inf}),
+            steps=1 + steps,
+            seed=0,
+            place=here,
+            work=work,
+            what="estimate",
+            watch=passed,
+            watch_every=1,
         )
-    rows = done.progress.rows
-    # The losses of a GPU are read later than it is told to compute them.
-    end = done.seconds if here.device.type == "cuda" else rows[-1]["seconds"]
-    return (end - rows[0]["seconds"]) / steps
+    return (ends[-1] - ends[0]) / steps
 
 
-def _prediction(study: Study, network: nn.Module, plan: Plan) -> float:
+def _prediction(study: Study, network: nn.Module, plan: Plan, here: Place) -> float:
     """Seconds of one scan as large as the plan's median one, without reading and writing it."""
     model, scan = Ensemble({"last": (network,)}, plan, study.predict), _scan(plan)
-    seconds = model.segment(scan).seconds
-    if seconds < WARM_S:  # the first one set up memory
-        seconds = model.segment(scan).seconds
-    return seconds
+    now = clock(here)
+
+    def once() -> float:
+        started = now()
+        model.segment(scan)
+        return now() - started
+
+    seconds = once()
+    return once() if seconds < WARM_S else seconds  # the first one set up memory
 
 
 def _scan(plan: Plan) -> Volume:

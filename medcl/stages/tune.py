@@ -137,7 +137,11 @@ def _try(
     if score is None:
         reason = "no validation subject has a label; raise `split.validation`"
         return outcome | {"status": "failed", "reason": reason}
-    scored = {"validation_dice": round(score, 6), "seconds": round(fitted.seconds, 3)}
+    scored = {
+        "validation_dice": round(score, 6),
+        "seconds": round(fitted.seconds, 3),
+        "cpu_seconds": round(fitted.cpu_seconds, 3),
+    }
     return outcome | scored | {"status": "ok", "reason": None}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from medcl.config import Finetune, Selftrain, Study, origin_of, settings_of
 from medcl.config.protocol import PROBES
 from medcl.study import protocol
+from medcl.study.matching import CLOCKS, CPU, WALL
 from medcl.study.prose import listed, plural
 
 PROBED = (
@@ -22,19 +23,26 @@ PROBE = {
 }
 
 
-def arms(study: Study) -> list[str]:
-    """Where the weights of each arm come from, and what sets it apart."""
+Matched = Mapping[int, Sequence[Mapping[str, Any]]]
+
+
+def arms(study: Study, matched: Mapping[str, Matched] | None = None) -> list[str]:
+    """Where the weights of each arm come from, and what sets it apart.
+
+    matched: arm -> label count -> how the steps of equal cost of its runs were found, once they
+    are made.
+    """
     own = [name for name, arm in study.arms.items() if arm.pretrain]
     said = []
     if own:
         start, its = ("start", "their") if len(own) > 1 else ("starts", "its")
         said.append(f"{listed(own)} {start} from encoders of {its} own pretraining.")
     for name in study.arms:
-        said += _arm(study, name)
+        said += _arm(study, name, (matched or {}).get(name, {}))
     return said
 
 
-def _arm(study: Study, name: str) -> list[str]:
+def _arm(study: Study, name: str, matched: Matched) -> list[str]:
     arm, said = study.arms[name], []
     if name == study.control:
         said.append(f"{name}, the control, starts from random weights.")
@@ -48,11 +56,7 @@ def _arm(study: Study, name: str) -> list[str]:
     if arm.start:
         said.append(_started(study, name))
     if arm.cost_of:
-        said.append(
-            f"{name} is trained from scratch for longer: what the pretraining of {arm.cost_of} "
-            "took (seconds of the cores on a CPU, else of the clock) is spent on further steps, at "
-            f"the pace of {study.control} with the same labels and replicate."
-        )
+        said.append(_longer(study, name, matched))
     if arm.selftrain:
         said.append(_taught(name, arm.selftrain))
     if arm.labelled is not None:
@@ -63,6 +67,27 @@ def _arm(study: Study, name: str) -> list[str]:
     elif differing := differences(study, name):
         said.append(f"In its fine-tuning {name} differs from the others: {'; '.join(differing)}.")
     return said
+
+
+def _longer(study: Study, name: str, matched: Matched) -> str:
+    """What an arm of equal cost matches and, once it has run, by which clock and how many steps."""
+    runs = [run for own in matched.values() for run in own]
+    # Runs that do not say their clock were matched before there was more than one.
+    clocks = dict.fromkeys(CLOCKS[run.get("clock", WALL)] for run in runs)
+    by = listed(clocks, "or") if runs else f"{CLOCKS[CPU]} on a CPU, else {CLOCKS[WALL]}"
+    text = (
+        f"{name} is trained from scratch for longer: what the pretraining of "
+        f"{study.arms[name].cost_of} took ({by}) is spent on further steps, at the pace of "
+        f"{study.control} with the same labels and replicate"
+    )
+    each = listed(f"{added_words(own)} with {n}" for n, own in matched.items())
+    return f"{text}: {each} labelled." if each else f"{text}."
+
+
+def added_words(runs: Sequence[Mapping[str, Any]]) -> str:
+    """`186 to 742 steps`: the steps added to the runs of one label count."""
+    low, high = (of(run["added_steps"] for run in runs) for of in (min, max))
+    return f"{low} to {high} steps" if low < high else plural(low, "step")
 
 
 def _started(study: Study, name: str) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from medcl.config import Study, origin_of, primary_pairs, tuned_unlike
+from medcl.study.arm_words import added_words
+from medcl.study.cost import matched_runs
+from medcl.study.matching import WALL
 from medcl.study.prose import listed
 from medcl.study.results import Results
 from medcl.study.sentences import METHOD_SEEDS
+
+UNEVEN = 1.5  # added steps of one label count differ by this factor: the cost is not equal
 
 
 def unlike_controls(study: Study) -> list[str]:
@@ -92,5 +97,27 @@ def caveats(results: Results) -> list[str]:
         found.append(
             f"{listed(lacking)} had the time of a pretraining more than {results.control}, and no "
             "control of equal cost is part of the study (`cost_of`)."
+        )
+    return found + _unequal(results)
+
+
+def _unequal(results: Results) -> list[str]:
+    """Arms of equal cost whose runs were given steps that no equal cost explains."""
+    found = []
+    for arm, settings in results.study.arms.items():
+        uneven = {}
+        for labelled, runs in matched_runs(results, arm).items():
+            added = [run["added_steps"] for run in runs]
+            if max(added) > UNEVEN * min(added):
+                uneven[labelled] = runs
+        if not uneven:
+            continue
+        each = listed(f"{added_words(runs)} with {n}" for n, runs in uneven.items())
+        clocked = any(run.get("clock", WALL) == WALL for runs in uneven.values() for run in runs)
+        why = "; counted by the clock, they hang on what else the machine did" if clocked else ""
+        found.append(
+            f"The steps that {arm} was given for the cost of the pretraining of {settings.cost_of} "
+            f"differ by more than a factor of {UNEVEN:g} between replicates ({each} labelled"
+            f"{why}): read it as a longer training from scratch, not as one of equal cost."
         )
     return found

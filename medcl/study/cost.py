@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from medcl.config import origin_of
-from medcl.study.results import Results, Run
+from medcl.study.matching import CPU, WALL, clock_of
+from medcl.study.results import OK, Results, Run
 
 BEFORE = ("phantom", "ingest", "split", "plan", "preprocess")
 BOUND, ENSEMBLE = ", bound", ", ensemble"  # behind the stages of these
@@ -23,6 +24,7 @@ class Cost:
     """Seconds of all `jobs` of a stage (of one arm) and the largest memory of one of them.
 
     `memory_mb` is resident memory, `device_mb` that of a GPU; `device` is where a training ran.
+    `clock` says which seconds they are.
     """
 
     stage: str
@@ -32,13 +34,32 @@ class Cost:
     memory_mb: float | None
     device: str | None = None
     device_mb: float | None = None
+    clock: str = WALL
+
+
+def clock(results: Results) -> str:
+    """Which seconds of trainings compare: those of the cores where every finished run has them."""
+    made = [item.summary for item in results.pretrainings]
+    made += [run.summary for run in results.runs]
+    return clock_of(*filter(_finished, made))
+
+
+def matched_runs(results: Results, arm: str) -> dict[int, list[dict[str, Any]]]:
+    """Label count -> how the steps of equal cost were found for each run of an arm."""
+    found = {n: results.runs_of(arm, n) for n in results.study.counts(arm)}
+    return {
+        n: matched
+        for n, runs in found.items()
+        if (matched := [run.summary["matched"] for run in runs if run.summary.get("matched")])
+    }
 
 
 def costs(results: Results) -> list[Cost]:
     """One row per stage and arm, in the order of the study, the full-label bound last.
 
-    Trainings report their own seconds; the other stages are timed by Snakemake's benchmark files,
-    predictions without one by the seconds of their cases.
+    Trainings report their own seconds, of the cores where `clock` says so and they know them; the
+    other stages are timed by Snakemake's benchmark files, predictions without one by the seconds of
+    their cases.
     """
     before = (_benchmarked(results, stage, None) for stage in BEFORE)
     arms = list(results.study.arms)
@@ -52,16 +73,20 @@ def costs(results: Results) -> list[Cost]:
 def seconds_of(results: Results, arm: str, labelled: int) -> float | None:
     """Seconds that one model costs: its fine-tuning and the whole pretraining of its encoder.
 
+    They are those that `clock` names.
     Means over replicates and seeds; the pretraining counts in full at every label count, for each
     arm that starts from it. What given weights cost is not known.
     """
-    tuning = [_seconds(run.summary) for run in results.runs_of(arm, labelled)]
+    which = clock(results)
+    tuning = [_seconds(run.summary, which) for run in results.runs_of(arm, labelled)]
     origin = origin_of(results.study, arm)
-    pretraining = [_seconds(item.summary) for item in results.pretrainings if item.arm == origin]
+    pretraining = [
+        _seconds(item.summary, which) for item in results.pretrainings if item.arm == origin
+    ]
     parts = [_mean(tuning), _mean(pretraining) if origin else 0.0]
     if (selftrain := results.study.arms[arm].selftrain) is not None:
         teachers = results.runs_of(selftrain.of, labelled)
-        parts.append(_mean(_seconds(run.summary) for run in teachers))
+        parts.append(_mean(_seconds(run.summary, which) for run in teachers))
     known = [part for part in parts if part is not None]
     return math.fsum(known) if len(known) == len(parts) else None
 
@@ -111,14 +136,18 @@ def _of_runs(results: Results, arm: str, runs: Iterable[Run], kind: str = "") ->
 
 def _tuning(tuned: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of an arm's trial runs, which are one job: seconds of those that finished."""
-    seconds = math.fsum(trial.get("seconds") or 0.0 for trial in tuned.get("tried", ()))
-    return {**tuned, "seconds": seconds}
+    done = [trial for trial in tuned.get("tried", ()) if trial.get(WALL)]
+    counted = bool(done) and all(trial.get(CPU) for trial in done)
+    cores = math.fsum(trial[CPU] for trial in done) if counted else None
+    return {**tuned, WALL: math.fsum(trial[WALL] for trial in done), CPU: cores}
 
 
 def _trained(results: Results, stage: str, arm: str, summaries: Iterable[dict[str, Any]]) -> Cost:
     """A training's own seconds; on a GPU its own memory is the GPU's, so Snakemake's is added."""
     made = [summary for summary in summaries if summary]
-    seconds = [_seconds(summary) or 0.0 for summary in made]
+    own_clock = clock_of(*filter(_finished, made))
+    which = own_clock if clock(results) == CPU else WALL
+    seconds = [_seconds(summary, which) or 0.0 for summary in made]
     own: dict[bool, list[float | None]] = {True: [], False: []}
     for summary in made:
         own[summary.get("device") == "cuda"].append(summary.get("peak_memory_mb"))
@@ -132,6 +161,7 @@ def _trained(results: Results, stage: str, arm: str, summaries: Iterable[dict[st
         _largest(resident),
         ", ".join(devices) or None,
         _largest(own[True]),
+        which,
     )
 
 
@@ -143,8 +173,12 @@ def _benchmarked(results: Results, stage: str, arm: str | None) -> Cost | None:
     return Cost(stage, arm, len(jobs), math.fsum(seconds), _largest(memory)) if jobs else None
 
 
-def _seconds(summary: dict) -> float | None:
-    return summary.get("seconds") if summary.get("status") == "ok" else None
+def _seconds(summary: Mapping[str, Any], which: str) -> float | None:
+    return summary.get(which) if _finished(summary) else None
+
+
+def _finished(summary: Mapping[str, Any]) -> bool:
+    return summary.get("status") == OK
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

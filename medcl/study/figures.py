@@ -228,14 +228,15 @@ def case_dots(
 def losses(
     logs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
-    chance: float | None,
+    chance: tuple[Sequence[float], Sequence[float]],
     title: str,
     name: str,
     number: int,
 ) -> Drawing:
     """Pretraining loss of each seed against the step, smoothed, with the chance level.
 
-    Seeds are shades of the arm's colour.
+    `chance`: steps and the level at each, which is not drawn where it is not known. Seeds are
+    shades of the arm's colour.
     """
 
     def draw(axes: Axes) -> None:
@@ -244,8 +245,9 @@ def losses(
             tone = shade(number, place, len(logs))
             axes.plot(x, raw, c=tone, lw=0.6, alpha=0.35)
             axes.plot(x, smooth, c=tone, lw=1.6, label=label)
-        if chance is not None:
-            axes.axhline(chance, color=INK, lw=0.9, ls=DASHED, label="chance")
+        x, _, level = smoothed(*chance)
+        if len(x):
+            axes.plot(x, level, c=INK, lw=0.9, ls=DASHED, label="chance")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("step")
         axes.set_ylabel(f"loss of {title}")

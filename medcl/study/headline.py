@@ -66,6 +66,33 @@ def spent_instead(items: Sequence[Comparison], source: str, against: str) -> str
     )
 
 
+def reached(items: Sequence[Comparison], bound: float, arm: str, candidates: int) -> str:
+    """What share of the bound the highest mean at each number of labels is; no claim.
+
+    items: those whose arms count, all of one metric. bound: the mean of `arm` with every labelled
+    candidate. Nothing for a distance, of which no share makes sense.
+    """
+    best: dict[int, Comparison] = {}
+    for item in items:
+        if item.mean.mean is not None:
+            other = best.get(item.labelled)
+            if other is None or item.mean.mean > (other.mean.mean or 0.0):
+                best[item.labelled] = item
+    if not best or not items[0].measure.points or bound <= 0:
+        return ""
+    counts = sorted(best)
+    shares = listed(f"{100 * (best[n].mean.mean or 0.0) / bound:.0f}" for n in counts)
+    arms = [best[n].arm for n in counts]
+    named = arms[0] if len(set(arms)) == 1 else f"in turn {listed(arms)}"
+    size = amount(bound, items[0].measure)
+    return (
+        f"Of the {size} that {arm} reaches with all {candidates} labelled candidates, the highest "
+        f"mean of an arm is {shares} % with {listed(counts)} labelled "
+        f"{'subject' if counts == [1] else 'subjects'} ({named}). It is the highest of several, "
+        "which flatters it, and no claim that one arm is better than another."
+    )
+
+
 def _spent(item: Comparison, *, first: bool) -> str:
     digits = _digits(item) if item.interval else None
     size = (

@@ -6,13 +6,15 @@ again: the same summaries give the same number of steps, also to a run that is r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medcl.errors import TrainingFailed
 from medcl.files import read_json, read_yaml
 
-CPU = "cpu_seconds"
+CPU, WALL = "cpu_seconds", "seconds"  # entries of a summary
+CLOCKS = {CPU: "seconds of the cores", WALL: "seconds by the clock"}
 
 
 def match(cost_of: str | Path, pace: str | Path, steps: int) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def match(cost_of: str | Path, pace: str | Path, steps: int) -> dict[str, Any]:
             f"{cost_of}: ran on {pretrained['device']} and {pace} on {scratch['device']}, so their "
             "seconds do not compare; run both on one kind of device"
         )
-    clock = _clock(pretrained, scratch)
+    clock = clock_of(pretrained, scratch)
     if not scratch["steps"] or not scratch[clock]:
         raise TrainingFailed(
             f"{pace}: {scratch['steps']} steps in {scratch[clock]} s are no pace; a run of "
@@ -58,14 +60,14 @@ def words_of(matched: dict[str, Any]) -> str:
     )
 
 
-def _clock(*summaries: dict[str, Any]) -> str:
+def clock_of(*summaries: Mapping[str, Any]) -> str:
     """Which seconds compare: on the CPU those of its cores, where all have them.
 
     A machine that others share makes one run take ten times as long as the next; what the two use
     of its cores stays the same.
     """
-    counted = all(s["device"] == "cpu" and s.get(CPU) for s in summaries)
-    return CPU if counted else "seconds"
+    counted = all(s.get("device") == "cpu" and s.get(CPU) for s in summaries)
+    return CPU if counted and summaries else WALL
 
 
 def tuned_rate(file: str | Path) -> float:

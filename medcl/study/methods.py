@@ -8,6 +8,7 @@ from medcl.config import Evaluate, Options, Pretrain, Study, primary_pairs, sett
 from medcl.config.protocol import PROBES
 from medcl.study import arm_words, prose, tuning_words
 from medcl.study import protocol as plan
+from medcl.study.cost import matched_runs
 from medcl.study.measures import MEASURES
 from medcl.study.prose import listed, plural
 from medcl.study.results import Results
@@ -20,7 +21,9 @@ def protocol(results: Results) -> dict[str, str]:
     found = {
         "Data": _data(results),
         "Preprocessing": _preprocessing(results),
-        "Arms": " ".join(arm_words.arms(study)),
+        "Arms": " ".join(
+            arm_words.arms(study, {arm: matched_runs(results, arm) for arm in study.arms})
+        ),
         "Pretraining": _pretraining(study, results),
         "Fine-tuning": _tuning(study),
         "Learning rates": tuning_words.rates(results),

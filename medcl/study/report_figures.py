@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,14 @@ from jaxtyping import Float
 
 from medcl.study import figures
 from medcl.study.comparison import Comparison, bound_means, case_table, difference_of
+from medcl.study.cost import clock
 from medcl.study.drawing import Drawing
 from medcl.study.markup import Html
+from medcl.study.matching import CLOCKS
 from medcl.study.measures import MEASURES, WEIGHTS, Measure
+from medcl.study.phases import Phase, losses_of, phases_of
 from medcl.study.prose import listed
-from medcl.study.results import Pretraining, Results
+from medcl.study.results import Results
 from medcl.study.statistics import MIN_REPLICATES, Estimate, complete
 
 
@@ -102,9 +105,10 @@ def costs(results: Results, comparisons: Sequence[Comparison]) -> Picture | None
         return None
     measure = comparisons[0].measure
     caption = (
-        f"Mean {measure.title} against the time one model takes: its fine-tuning and one whole "
-        "pretraining. Numbers: labelled subjects. Several models can share a pretraining, and then "
-        "cost less each; trial runs for a learning rate are not counted."
+        f"Mean {measure.title} against the time one model takes ({CLOCKS[clock(results)]}): its "
+        "fine-tuning and one whole pretraining. Numbers: labelled subjects. Several models can "
+        "share a pretraining, and then cost less each; trial runs for a learning rate are not "
+        "counted."
     )
     drawing = figures.costs(curves, "cost", quantity=quantity(measure), numbers=numbers_of(results))
     return _picture(drawing, caption)
@@ -206,32 +210,39 @@ def subject_means(
 
 
 def pretraining_losses(results: Results) -> list[Picture]:
-    """Loss of every seed of each pretrained arm."""
+    """Loss of every seed of each pretrained arm, of every phase by itself."""
     pictures = []
     for arm in results.study.arms:
         done = [item for item in results.pretrainings if item.arm == arm and item.log.get("loss")]
-        terms = _compared(done[0]) if done else []
-        if not done:
-            continue
-        chances = [
-            item.summary["chance"] for item in done if item.summary.get("chance") is not None
-        ]
-        drawing = figures.losses(
-            {
-                f"seed {item.seed}": (
-                    item.log["step"],
-                    [sum(values) for values in zip(*(item.log[t] for t in terms), strict=True)],
-                )
-                for item in done
-            },
-            chance=float(chances[0]) if chances else None,
-            title=arm,
-            name=f"pretraining-{arm}",
-            number=numbers_of(results)[arm],
-        )
-        known = "dashed: its chance level" if chances else "its chance level is not known"
-        pictures.append(_picture(drawing, f"{' + '.join(terms)}; {known}"))
+        logs = {f"seed {item.seed}": phases_of(item) for item in done}
+        last = max((len(phases) for phases in logs.values()), default=0)
+        for number in range(last):
+            own = {seed: phases[number] for seed, phases in logs.items() if number < len(phases)}
+            named = (f"{arm}, phase {number + 1}", f"{arm}-phase{number + 1}")
+            title, name = named if last > 1 else (arm, arm)
+            pictures.append(_losses(own, title, f"pretraining-{name}", numbers_of(results)[arm]))
     return pictures
+
+
+def _losses(own: Mapping[str, Phase], title: str, name: str, number: int) -> Picture:
+    """One phase of all seeds of an arm, with the chance level of each of its steps."""
+    terms = next(iter(own.values())).terms
+    levels: dict[float, list[float]] = {}
+    for phase in own.values():
+        if phase.terms:
+            for step, level in zip(phase.log["step"], phase.log.get("chance", ()), strict=False):
+                levels.setdefault(step, []).append(level)
+    chance = {step: math.fsum(found) / len(found) for step, found in sorted(levels.items())}
+    drawing = figures.losses(
+        {seed: (phase.log["step"], losses_of(phase)) for seed, phase in own.items()},
+        chance=(list(chance), list(chance.values())),
+        title=title,
+        name=name,
+        number=number,
+    )
+    known = any(math.isfinite(level) for level in chance.values())
+    words = "dashed: its chance level" if known else "its chance level is not known"
+    return _picture(drawing, f"{' + '.join(terms or ['loss'])}; {words}")
 
 
 def numbers_of(results: Results) -> dict[str, int]:
@@ -268,9 +279,3 @@ def _point(
     scale = measure.scale
     mean = math.nan if found.mean is None else scale * found.mean
     return figures.Point(labelled, mean, scale * low, scale * high, dots, seconds)
-
-
-def _compared(item: Pretraining) -> list[str]:
-    """The terms of the log that have a chance level."""
-    named = item.summary.get("compared_with_chance") or ["loss"]
-    return named if all(term in item.log for term in named) else ["loss"]

@@ -17,6 +17,7 @@ from medcl.study.comparison import Comparison, case_values
 from medcl.study.markup import Html
 from medcl.study.measures import WEIGHTS
 from medcl.study.names import Names
+from medcl.study.places import NotThere, located, located_image
 from medcl.study.prose import plural
 from medcl.study.report_figures import Picture
 from medcl.study.results import OK, Results, Run
@@ -44,14 +45,21 @@ def case_overlays(
     weights = results.study.primary.weights
     dice = case_values(runs[-1], results.test_cases, weights=weights)
     values = dict(zip(results.test_cases, dice, strict=True))
-    groups, skipped = [], []
+    groups, skipped, gone = [], list[str](), 0
     for word, case in worst_and_best(values, results.study.report.overlays):
         try:
             pictures = _pictures(results, runs, case, names)
+        except NotThere:
+            gone += 1
         except (MedclError, OSError) as error:
             skipped.append(names.scrub(f"{names.case(case)} cannot be shown: {error}"))
         else:
             groups.append((f"{word}: {names.case(case)}", pictures))
+    if gone:
+        skipped.append(
+            f"{plural(gone, 'case')} cannot be shown: images, labels or predictions are not found "
+            "from here; run the report in the folder the study was run in."
+        )
     caption = (
         f"The test cases in which {runs[-1].arm} has the lowest and the highest Dice, with "
         f"{plural(labelled, 'labelled subject')} (replicate {runs[-1].replicate}, "
@@ -99,10 +107,10 @@ def _pictures(results: Results, runs: Sequence[Run], case: str, names: Names) ->
     files = [run.predictions.get((weights, case)) for run in runs]
     if None in files:
         raise MedclError(f"{case}: its predictions are not listed")
-    image = filled(read_image(source))  # the first channel is shown
+    image = filled(read_image(located_image(results, source)))  # the first channel is shown
     classes = list(results.study.dataset.classes.values())
-    reference = _only(read_volume(source.label, labels=True), classes)
-    predicted = [read_volume(str(file), labels=True) for file in files]
+    reference = _only(read_volume(located(results, source.label), labels=True), classes)
+    predicted = [read_volume(located(results, str(file)), labels=True) for file in files]
     for volume in (reference, *predicted):
         if not same_grid(image, volume):
             raise MedclError(f"{case}: image, label and prediction are not on one grid")

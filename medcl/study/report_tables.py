@@ -10,7 +10,8 @@ from medcl.study import prose, protocol
 from medcl.study.cells import WHO, detectable, estimated, p_cell, rules_of, scaled
 from medcl.study.classes import LOST, lost_classes
 from medcl.study.comparison import Comparison, bound_means, difference_table
-from medcl.study.cost import costs
+from medcl.study.cost import clock, costs
+from medcl.study.matching import CLOCKS, CPU
 from medcl.study.measures import MEASURES, WEIGHTS
 from medcl.study.prose import NONE
 from medcl.study.resampling import SEED, bootstrap, wilcoxon
@@ -59,7 +60,8 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Table:
     caption += (
         f". Classes lost: in how many replicates a class has a {LOST}. Seconds: mean fine-tuning"
     )
-    caption += " and one whole pretraining." if protocol.pretrainings(results.study) else "."
+    caption += " and one whole pretraining" if protocol.pretrainings(results.study) else ""
+    caption += f", {CLOCKS[clock(results)]}."
     caption += " All: the bound, trained on every labelled candidate." if bounds else ""
     return Table("answer", caption, tuple(columns), rows, rules_of(rows))
 
@@ -174,6 +176,9 @@ def cost(results: Results) -> Table:
         "training ran on; memory on a GPU is counted apart. A dash: not measured, as the memory of "
         "jobs of less than a second."
     )
+    cores = dict.fromkeys(item.stage for item in found if item.clock == CPU)
+    if cores:
+        caption += f" Times of {prose.listed(cores)} are {CLOCKS[CPU]}, the others by the clock."
     columns = (
         Column("stage", "stage", "t"),
         Column("arm", "arm", "t"),

@@ -86,6 +86,7 @@ class Results:
     unprepared: dict[str, str] = field(default_factory=dict)  # case -> why it is not in the store
     bound: list[Run] = field(default_factory=list)  # trained on every labelled candidate
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)  # arm -> its tuned.yaml
+    config: Path | None = None  # the file `study` was read from
 
     @property
     def control(self) -> str | None:
@@ -137,6 +138,7 @@ def read_results(study_file: str | Path, folder: str | Path) -> Results:
         unprepared=_json(folder / "store/manifest.json").get("failed", {}),
         bound=[_run(folder / row.folder, row) for row in protocol.bound_runs(study)],
         tuned=_tuned(study, folder),
+        config=Path(study_file).resolve(),
     )
 
 

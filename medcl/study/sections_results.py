@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medcl.study import ensembles, methods, metric_tables, prose, report_tables
+from medcl.study import ensembles, methods, metric_tables, prose, protocol, report_tables
 from medcl.study.caveats import caveats, unlike_controls
 from medcl.study.classes import LOST, collapsed, false_find_words
-from medcl.study.comparison import Comparison
-from medcl.study.headline import headline, kind_of, spent_instead
+from medcl.study.comparison import Comparison, bound_means
+from medcl.study.headline import headline, kind_of, reached, spent_instead
 from medcl.study.markup import (
     Html,
     bullets,
@@ -81,6 +81,7 @@ def answer(results: Results, comparisons: Sequence[Comparison]) -> Html:
         "The answer",
         tag("div", tag("ul", *headlines(results, comparisons)), class_="answer headline"),
         *map(paragraph, instead(results, comparisons)),
+        *map(paragraph, of_bound(results, comparisons)),
         paragraph(_how_to_read(results), class_="facts"),
         *warnings,
         table,
@@ -117,6 +118,18 @@ def instead(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
         )
         for name, arm in results.study.arms.items()
         if arm.cost_of
+    )
+    return [words for words in said if words]
+
+
+def of_bound(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
+    """How much of the bound the best primary arm or control reaches."""
+    controls = {results.control, *protocol.further_controls(results.study)}
+    items = [item for item in comparisons if item.primary or item.arm in controls]
+    said = (
+        reached(items, found.mean, arm, labelled)
+        for arm, (found, labelled) in bound_means(results).items()
+        if found.mean is not None
     )
     return [words for words in said if words]
 
@@ -231,9 +244,9 @@ def _larger_is_better(results: Results) -> bool:
     return MEASURES[results.study.primary.metric].better > 0
 
 
-def _group(panel: Sequence[Picture], caption: str) -> Html:
+def _group(panel: Sequence[Picture], caption: str, kind: str = "panels") -> Html:
     shown = [figure(item.svg, item.caption, kind="panel") for item in panel]
-    return figure(panels(shown), caption, kind="group")
+    return figure(panels(shown, kind), caption, kind="group")
 
 
 def pictures(found: Overlays | None) -> Html:
@@ -255,19 +268,18 @@ def pictures(found: Overlays | None) -> Html:
 
 def classes(results: Results, forests: Sequence[Picture]) -> Html:
     """Each class by itself: differences, means, and the classes that were lost."""
-    lost = [
-        f"{name} is lost in {'replicate' if len(replicates) == 1 else 'replicates'} "
-        f"{prose.ranges(replicates)} of {arm} with {labelled} labelled ({LOST})"
-        for arm, labelled, name, replicates in collapsed(results)
-    ]
+    gone = collapsed(results)
     caption = (
         f"Paired difference to {results.control} of each class, with its 95 % interval. Secondary, "
         "not corrected."
     )
-    warning = paragraph(f"Class collapse: {'; '.join(lost)}.", class_="notice") if lost else ""
+    words = (
+        f"Class collapse: {prose.lost_words(gone)}. The table counts the replicates in brackets."
+    )
+    warning = paragraph(words, class_="notice") if gone else ""
     return section(
         "Classes",
-        _group(forests, caption) if forests else "",
+        _group(forests, caption, "panels forests") if forests else "",
         metric_tables.classes(results).html(),
         warning,
         anchor="classes",

@@ -23,6 +23,7 @@ from medcl.study.markup import (
     ticked,
 )
 from medcl.study.names import Names
+from medcl.study.phases import phases_of
 from medcl.study.report_figures import Picture
 from medcl.study.results import OK, Results
 
@@ -145,19 +146,19 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
     caption = "Loss of each pretraining (thin: block means of the log; thick: running mean)."
     rows: list[list[object]] = []
     for item in results.pretrainings:
-        final = item.summary.get("compared")
-        chance = item.summary.get("chance")
+        phases = phases_of(item)
+        levels = ([phase.loss for phase in phases], [phase.chance for phase in phases])
         words = names.scrub(prose.diagnosis_words(item.status, item.reason, item.summary))
         ends = item.summary.get("final") or {}
-        values = (final, chance, *(ends.get(key) for key in DIAGNOSTICS))
-        numbers = [prose.NONE if v is None else f"{v:.3g}".replace("-", "−") for v in values]
+        numbers = [" / ".join(map(_number, own)) for own in levels]
+        numbers += [_number(ends.get(key)) for key in DIAGNOSTICS]
         rows.append([item.arm, str(item.seed), words, *numbers])
     return section(
         "Pretraining",
         figure(panels(shown), caption, kind="group") if shown else "",
         table(
-            "Diagnosis of each pretraining, its last loss beside the loss of a guess, and what its "
-            "last embeddings were like.",
+            "Diagnosis of each pretraining, its last loss beside the loss of a guess (phase 1 / "
+            "phase 2 where there are several), and what its last embeddings were like.",
             ["arm", "seed", "diagnosis", "loss", "chance", *DIAGNOSTICS.values()],
             rows,
             "ttw" + "n" * (2 + len(DIAGNOSTICS)),
@@ -165,6 +166,10 @@ def pretraining(results: Results, losses: Sequence[Picture], names: Names) -> Ht
         taken_over(results, names),
         anchor="pretraining",
     )
+
+
+def _number(value: float | None) -> str:
+    return prose.NONE if value is None else f"{value:.3g}".replace("-", "−")
 
 
 def taken_over(results: Results, names: Names) -> Html:

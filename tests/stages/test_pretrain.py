@@ -49,7 +49,7 @@ def run(study, settings, out="out"):
 
 
 def test_the_second_phase_starts_from_the_first_and_leaves_its_encoder_alone(study):
-    alone, _ = run(study, ALONE, "alone")
+    alone, summary_alone = run(study, ALONE, "alone")
     both, summary = run(study, BOTH)
     first, second = alone["network_weights"], both["network_weights"]
     for name, weight in second.items():
@@ -60,7 +60,16 @@ def test_the_second_phase_starts_from_the_first_and_leaves_its_encoder_alone(stu
     assert "project.1.weight" in both["before"][0]
     assert summary["steps"] == 5
     assert summary["then"][0]["objective"]["name"] == "local_contrast"
-    assert summary["diagnosis"][-1].startswith("phase 2: ")
+    first, second = summary["phases"]
+    assert first["compared_with_chance"] == ["loss"]
+    assert first["chance"] != second["chance"] == summary["chance"]
+    assert second["compared"] == summary["compared"]
+    told = summary["diagnosis"]
+    assert all(words.startswith(("phase 1: ", "phase 2: ")) for words in told)
+    assert {words[:7] for words in told} == {"phase 1", "phase 2"}
+    (only,) = summary_alone["phases"]
+    assert only["chance"] == summary_alone["chance"]
+    assert not any(words.startswith("phase") for words in summary_alone["diagnosis"])
 
 
 def test_the_log_goes_on_through_the_phases(study):

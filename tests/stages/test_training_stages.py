@@ -212,13 +212,32 @@ def test_self_training_learns_from_the_pool_and_never_from_its_labels(
     assert not torch.equal(a, base)
 
 
+def _noting(patched: pytest.MonkeyPatch, name: str) -> list[dict[str, float]]:
+    """The seconds of every call of a part of self-training, as they are told to its caller."""
+    part, made = getattr(selftrain, name), list[dict[str, float]]()
+
+    def noted(*given: object, **more: object) -> object:
+        found = part(*given, **more)
+        made.append({"seconds": found.seconds, "cpu_seconds": found.cpu_seconds})
+        return found
+
+    patched.setattr(selftrain, name, noted)
+    return made
+
+
 def test_self_training_killed_in_its_second_round_ends_as_an_uninterrupted_one(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(study, tmp_path / "base", steps=30, learning_rate=0.01)
     model = tmp_path / "base/model.pt"
     settings = {"confidence": 0.4, "rounds": 2, "members": 2}
-    teach(study, tmp_path / "whole", model, **settings)
+    with monkeypatch.context() as watched:
+        parts = [_noting(watched, name) for name in ("train", "label_pool")]
+        summary = teach(study, tmp_path / "whole", model, **settings)
+    assert [len(own) for own in parts] == [4, 2]
+    for key in ("seconds", "cpu_seconds"):  # of all the work, not of the last training
+        whole = sum(made[key] for own in parts for made in own)
+        assert summary[key] == pytest.approx(whole, abs=1e-3)
     label, calls = selftrain.pseudo_label, []
 
     def killed(*arguments: object):

@@ -86,6 +86,7 @@ def test_a_killed_tuning_repeats_no_rate_it_has_tried(
     assert capsys.readouterr().out.count("resumed at step 3") == 2
     scores = [[trial["validation_dice"] for trial in made["tried"]] for made in (first, again)]
     assert scores[0] == scores[1]
+    assert all(trial["cpu_seconds"] > 0 for trial in first["tried"])
 
 
 def test_a_trial_is_judged_once_on_all_validation_subjects(

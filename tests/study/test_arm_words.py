@@ -46,8 +46,8 @@ def said() -> str:
     [
         "mae and dense start from encoders of their own pretraining.",
         "scratch, the control, starts from random weights.",
-        "what the pretraining of dense took (seconds of the cores on a CPU, else of the clock) is "
-        "spent on further steps, at the pace of "
+        "what the pretraining of dense took (seconds of the cores on a CPU, else seconds by the "
+        "clock) is spent on further steps, at the pace of "
         "scratch",
         "own starts from given weights that no pretraining of this study made; what they were",
         "short starts from the encoders that dense pretrained, without a pretraining of its own.",

@@ -6,7 +6,7 @@ from make_results import Fake, make
 
 from medcl.files import read_yaml, write_yaml
 from medcl.study.comparison import Comparison, compare
-from medcl.study.headline import headline, spent_instead
+from medcl.study.headline import headline, reached, spent_instead
 from medcl.study.measures import MEASURES
 from medcl.study.results import read_results
 from medcl.study.sections_results import headlines
@@ -48,6 +48,30 @@ def test_what_the_cost_of_a_pretraining_gave_from_scratch_is_told_without_a_clai
         "labelled subjects."
     )
     assert spent_instead([none], "dense", SCRATCH) == ""
+
+
+def with_mean(mean: float | None, **more: object) -> Comparison:
+    return replace(GAIN, mean=replace(GAIN.mean, mean=mean), **more)
+
+
+def test_the_highest_mean_is_set_beside_the_bound_without_a_claim() -> None:
+    items = [
+        with_mean(0.6),
+        with_mean(0.4, labelled=1),
+        with_mean(0.5, labelled=1, arm="long"),
+        with_mean(None, labelled=8),
+    ]
+    assert reached(items, 0.8, "scratch", 25) == (
+        "Of the 80.0 Dice points that scratch reaches with all 25 labelled candidates, the highest "
+        "mean of an arm is 62 and 75 % with 1 and 4 labelled subjects (in turn long and voco). It "
+        "is the highest of several, which flatters it, and no claim that one arm is better than "
+        "another."
+    )
+    one = reached(items[:1], 0.8, "scratch", 25)
+    assert "is 75 % with 4 labelled subjects (voco)." in one
+    distance = [replace(item, measure=MEASURES["hd95_mm"]) for item in items]
+    assert reached(distance, 8.0, "scratch", 25) == ""
+    assert reached(items[3:], 0.8, "scratch", 25) == ""
 
 
 def test_one_unclear_arm_is_set_against_training_from_scratch() -> None:

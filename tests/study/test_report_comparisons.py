@@ -96,8 +96,10 @@ def test_the_bound_with_all_labels_is_drawn_and_told(tmp_path):
     assert "Dashed: the bound with every labelled candidate (in brackets" in said
     assert f"scratch {mean:.1f} (2)" in said
     assert re.search(rf"all \(10\) scratch {mean:.1f} – 2 ", said)
+    assert f"Of the {mean:.1f} Dice points that scratch reaches with all 10 labelled" in said
     _, page = quick(tmp_path / "b")
     assert "bound with every labelled candidate" not in page
+    assert "that scratch reaches" not in page
 
 
 def test_a_waived_finding_heads_the_report(tmp_path):
