@@ -31,11 +31,11 @@ class Split(Section):
         4, description="validation subjects; a run with n labels uses the first max(2, n) of them"
     )
     seed: int = Field(0, description="seed of the split and of the orders of labelled subjects")
-    waive: list[Literal["near_duplicates"]] = Field(
+    waive: list[Literal["duplicates", "near_duplicates"]] = Field(
         default_factory=list,
         description="findings of the audit that would stop the run and shall not, after a look at "
-        "them; the report then begins with them: near_duplicates, images of different subjects "
-        "and roles that are nearly the same",
+        "them; the report then begins with them: duplicates, the same voxels in two roles; "
+        "near_duplicates, images of different subjects and roles that are nearly the same",
     )
 
 

@@ -1,10 +1,11 @@
 """Is anything the models learn from also what they are chosen or judged by?
 
 Pool (pretraining and fine-tuning), validation and test must share no subject and no image, from
-whatever source they come. An overlap between roles, or the same voxels in two roles, stops the run;
-so do images of different subjects in two roles that are nearly the same, unless the configuration
-waives it. The same within a role is listed; the same label map for different images of two roles is
-a warning, and so is a subject of another dataset with the name of a validation or test subject.
+whatever source they come. A subject with two roles stops the run; so do the same voxels in two
+roles, and images of different subjects in two roles that are nearly the same, unless the
+configuration waives them by name. The same within a role is listed; the same label map for
+different images of two roles is a warning, and so is a subject of another dataset with the name of
+a validation or test subject.
 """
 
 from __future__ import annotations
@@ -51,11 +52,17 @@ def audit(
         if len(found["roles"]) > 1 and len({voxels[case] for case in found["cases"]}) > 1
     ]
     near = None if thumbnails is None else _nearly_same(cases, role, thumbnails)
-    across = [found for found in near or () if len(found["roles"]) > 1]
-    waived = [_waived(found) for found in across] if "near_duplicates" in split.waive else []
     reasons = [_overlap_reason(found) for found in overlaps]
-    reasons += [_duplicate_reason(found) for found in duplicates if len(found["roles"]) > 1]
-    reasons += [] if waived else [_near_reason(found) for found in across]
+    waived: list[Finding] = []
+    for kind, listed, reason in (
+        ("duplicates", duplicates, _duplicate_reason),
+        ("near_duplicates", near, _near_reason),
+    ):
+        across = [found for found in listed or () if len(found["roles"]) > 1]
+        if kind in split.waive:
+            waived += [_waived(found) for found in across]
+        else:
+            reasons += [reason(found) for found in across]
     return {
         "format": 1,
         "overlaps": overlaps,
@@ -158,18 +165,21 @@ def _overlap_reason(found: Finding) -> str:
 def _duplicate_reason(found: Finding) -> str:
     return (
         f"audit: cases {', '.join(found['cases'])} hold the same voxels and are in "
-        f"{' and '.join(found['roles'])}; give them one subject in the source table, or name all "
-        "but one of them under `exclude` of their source"
+        f"{' and '.join(found['roles'])}; give them one subject in the source table, name all "
+        "but one of them under `exclude` of their source, or set `split.waive: [duplicates]`"
     )
 
 
 def _waived(found: Finding) -> Finding:
-    roles = " and ".join(found["roles"])
+    """A finding for the head of the report; one of the same voxels has no `similarity`."""
+    near = "similarity" in found
+    what = f"nearly the same image ({_likeness(found)}) stands" if near else "the same voxels stand"
     message = (
-        f"nearly the same image ({_likeness(found)}) stands in {roles} and was let "
-        "pass by split.waive in the configuration: test scores may be too good"
+        f"{what} in {' and '.join(found['roles'])} and {'was' if near else 'were'} let pass by "
+        "split.waive in the configuration: test scores may be too good"
     )
-    return {"kind": "near_duplicate", "cases": found["cases"], "message": message}
+    kind = "near_duplicate" if near else "duplicate"
+    return {"kind": kind, "cases": found["cases"], "message": message}
 
 
 def _likeness(found: Finding) -> str:

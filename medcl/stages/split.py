@@ -71,7 +71,9 @@ def _say(cases: Sequence[Case], splits: Splits, audited: dict, out: Path) -> Non
             f"{len(splits.cases(role))} cases"
         )
     for found in audited["duplicates"]:
-        print(f"  the same voxels within {found['roles'][0]}: {', '.join(found['cases'])}")
+        roles = " and ".join(found["roles"])
+        waived = ", waived" if len(found["roles"]) > 1 else ""
+        print(f"  the same voxels ({roles}{waived}): {', '.join(found['cases'])}")
     for found in audited["near_duplicates"] or ():
         roles = " and ".join(found["roles"])
         waived = ", waived" if len(found["roles"]) > 1 else ""

@@ -138,6 +138,18 @@ def test_nearly_the_same_images_of_two_subjects_in_two_roles_stop_the_run():
     assert ", mirrored from left to right) and are in pool and test" in found["reason"]
 
 
+def test_the_same_voxels_pass_where_they_are_waived_by_their_own_name():
+    cases = [case("a", voxels="1"), case("b", voxels="2"), case("c", voxels="1")]
+    roles = splits(a="pool", b="validation", c="test")
+    assert "split.waive: [duplicates]" in audit(cases, roles, Split())["reason"]
+    assert audit(cases, roles, Split(waive=["near_duplicates"]))["stopped"]
+    found = audit(cases, roles, Split(waive=["duplicates"]))
+    assert not found["stopped"]
+    (told,) = waived_words(found, str.upper)
+    assert "the same voxels stand in pool and test and were let pass by split.waive" in told
+    assert "(A and C)" in told
+
+
 def test_near_duplicates_pass_where_they_are_waived_and_that_is_told():
     cases = [case(name) for name in "abc"]
     roles = splits(a="pool", b="pool", c="test")
