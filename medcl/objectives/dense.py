@@ -62,6 +62,7 @@ from medcl.objectives.matching import Matching
 from medcl.views.augment import Augment, Spacing, apply
 from medcl.views.coordinates import interpolate, voxels_of, within
 from medcl.views.crops import box_at, is_tissue
+from medcl.views.groups import cases_in_turn
 from medcl.views.matchers import POSITION, Matcher, Matches
 
 HIDDEN, WIDTH = 64, 32  # features of the projector
@@ -136,9 +137,7 @@ class DenseViews(Views):
     def groups(self, cases: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
         if self.turn is None:
             return super().groups(cases, rng)
-        seed, index = self.turn
-        order = np.random.default_rng(seed).permutation(len(cases))
-        return (cases[int(order[index % len(cases)])],)
+        return cases_in_turn(cases, 1, self.turn)
 
     def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
         """image: two windows; centres, points: mm from the body's low corner; body: its mm.

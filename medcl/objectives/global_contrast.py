@@ -60,7 +60,7 @@ from medcl.errors import MedclError
 from medcl.networks.base import Network
 from medcl.objectives.base import Batch, Embeddings, Objective, Terms, Views, in_float32
 from medcl.views.augment import Augment, Spacing, apply
-from medcl.views.groups import different_cases
+from medcl.views.groups import cases_in_turn, different_cases
 from medcl.views.slices import draw_slices, slab, slabs
 
 Form = Literal["gr", "gd-", "gd", "gd-alt"]
@@ -215,10 +215,7 @@ class GlobalViews(Views):
         """Different cases; with `turn` those after the cases of the items before."""
         if self.turn is None or len(cases) < self.volumes:
             return different_cases(cases, self.volumes, rng)
-        seed, index = self.turn
-        order = np.random.default_rng(seed).permutation(len(cases))
-        places = np.arange(index * self.volumes, (index + 1) * self.volumes) % len(cases)
-        return tuple(cases[int(case)] for case in order[places])
+        return cases_in_turn(cases, self.volumes, self.turn)
 
     def crop(self, volumes: tuple[StoredVolume, ...], rng: np.random.Generator) -> Batch:
         """crops: of each volume and partition the views; and what each row shows."""
